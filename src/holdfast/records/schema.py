@@ -1,0 +1,164 @@
+"""The versioned schema of everything a run writes.
+
+A run folder holds ``run.json`` (`RunInfo`), ``records.jsonl`` (one `Record` per line), ``points.safetensors`` (the
+adversarial images), ``gallery.safetensors`` (a few clean images beside theirs), ``summary.json`` (`Summary`) and
+``report.html``. Every model here is frozen and refuses unknown keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Frozen(BaseModel):
+    """The settings that all models of the schema share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rate(Frozen):
+    """A share of ``n`` samples with its 95 % Wilson interval; all three shares lie in [0, 1]."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+class Finding(Frozen):
+    """One thing that a check saw: what it is, what it means, and what to do.
+
+    ``level``: ``error`` (the number would be wrong; nothing is run), ``warning`` (a reason to doubt the number), or
+    ``note`` (worth knowing).
+    """
+
+    check: str
+    level: Literal["error", "warning", "note"]
+    saw: str
+    means: str
+    remedy: str
+
+
+class StageInfo(Frozen):
+    """One stage of a plan: its name, the attack's registry name and that attack's whole configuration."""
+
+    name: str
+    attack: str
+    configuration: dict[str, Any]
+
+
+class ModelInfo(Frozen):
+    """The classifier under test. ``shape`` is (channels, height, width); ``declared`` is what its weights file says."""
+
+    name: str
+    fingerprint: str
+    classes: int
+    shape: tuple[int, int, int]
+    parameters: int
+    dtype: str
+    device: str
+    declared: dict[str, str] = Field(default_factory=dict)
+
+
+class DataInfo(Frozen):
+    """The images under test. ``n`` of them; ``class_names`` has one entry per class, in the order of the labels."""
+
+    name: str
+    fingerprint: str
+    n: int
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+
+class RunInfo(Frozen):
+    """What was asked for, of which model, on which images, with which code. Written once, before any work."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    created: str
+    plan: str
+    stages: tuple[StageInfo, ...]
+    threat: str
+    eps: float
+    curve: tuple[float, ...]
+    """All radii that are audited, ascending; ``eps`` is one of them."""
+    seed: int
+    model: ModelInfo
+    data: DataInfo
+    findings: tuple[Finding, ...] = ()
+    versions: dict[str, str]
+    command: str = ""
+
+
+class Record(Frozen):
+    """One finished search: a sample at a stage and a radius, or one of several searches of it (``search``).
+
+    ``stage`` is ``clean`` for the unperturbed image. ``search`` is None for the verdict of the stage on the sample; else
+    it is the index of one finished search (target or restart) of a sample whose stage is still going on, which a resumed
+    run does not repeat.
+    ``margin`` is the smallest ``z_y - max_{k != y} z_k`` seen, in logits; ``distance`` is that of the kept point in the
+    threat's norm; ``point`` is its place among the stored points (None: not fooled, nothing stored). ``forwards`` and
+    ``backwards`` count the evaluations of one image that decided the verdict.
+    """
+
+    id: int
+    stage: str
+    eps: float
+    search: int | None = None
+    label: int
+    fooled: bool
+    predicted: int
+    margin: float
+    value: float
+    distance: float
+    steps: int
+    point: int | None = None
+    forwards: int
+    backwards: int
+
+
+class StageSummary(Frozen):
+    """What one stage did at one radius. ``entered``: samples still unbroken when it began; ``broken``: those it broke."""
+
+    stage: str
+    eps: float
+    entered: int
+    broken: int
+    forwards: int
+    backwards: int
+
+
+class CurvePoint(Frozen):
+    """Robust accuracy at one radius."""
+
+    eps: float
+    robust_accuracy: Rate
+
+
+class Summary(Frozen):
+    """The headline numbers of a finished run: ``summary.json``.
+
+    ``forwards`` and ``backwards`` are evaluations of one image, as counted; ``seconds`` is wall time, summed over the
+    sessions of a resumed run.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    model: str
+    data: str
+    plan: str
+    threat: str
+    eps: float
+    seed: int
+    clean_accuracy: Rate
+    robust_accuracy: Rate
+    curve: tuple[CurvePoint, ...]
+    stages: tuple[StageSummary, ...]
+    forwards: int
+    backwards: int
+    seconds: float
+    warnings: tuple[Finding, ...]
