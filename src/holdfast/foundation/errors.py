@@ -56,7 +56,8 @@ class UnknownName(HoldfastError):
         """The error for ``given`` where only ``allowed`` would do, with the nearest allowed names as the hint."""
         names = sorted(allowed)
         near = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? All: {', '.join(names)}" if near else f"choose one of: {', '.join(names)}"
+        every = ", ".join(names)
+        hint = f"did you mean {' or '.join(near)}? All: {every}" if near else f"choose one of: {every}"
         return cls(f"unknown {what} {given!r}", hint=hint)
 
 

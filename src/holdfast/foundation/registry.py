@@ -42,7 +42,7 @@ class Entry:
 
 def register(component: T) -> T:
     """Marks the one class or function of its file that carries the file's name in the registry."""
-    setattr(component, "registered", True)
+    setattr(component, "registered", True)  # noqa: B010 (a plain assignment does not type-check on a T)
     return component
 
 
@@ -113,9 +113,10 @@ def _package(point: importlib.metadata.EntryPoint) -> str:
 def _decorated(path: Path) -> ast.ClassDef | ast.FunctionDef | None:
     """The definition in the file that stands under ``@register``; None where the file holds no component."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            if any(isinstance(mark, ast.Name) and mark.id == "register" for mark in node.decorator_list):
-                return node
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and any(
+            isinstance(mark, ast.Name) and mark.id == "register" for mark in node.decorator_list
+        ):
+            return node
     return None
 
 

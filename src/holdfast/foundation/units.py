@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from fractions import Fraction
 
 from holdfast.foundation.errors import BadValue
@@ -37,29 +38,35 @@ def parse(given: str | float | int, *, name: str = "eps", unit: str = "") -> flo
         if found and found != unit:
             allowed = f"in {unit}" if unit else "in pixel values, without a unit"
             raise BadValue(f"{name} is {given!r}; it is measured {allowed}", hint=f"write it as {examples}")
-        try:
-            # Huge exponents overflow a float and are refused below, instead of growing an integer of that many digits.
-            value = float(top) if bottom is None else _divide(top, bottom)
-        except (ZeroDivisionError, OverflowError):
-            raise BadValue(f"{name} is {given!r}, which is not a finite number", hint=f"write it as {examples}") from None
+        # Huge exponents overflow a float and are refused below, instead of growing an integer of that many digits.
+        value = float(top) if bottom is None else _divide(top, bottom)
     else:
-        value = float(given)
+        # Python refuses to turn an integer of that size into a float, or even into text.
+        value = float(given) if abs(given) <= sys.float_info.max else math.inf
     if not math.isfinite(value):
-        raise BadValue(f"{name} is {given!r}, which is not a finite number", hint=f"write it as {examples}")
+        shown = repr(given)[:40] if isinstance(given, (str, float)) else "a huge integer"
+        raise BadValue(f"{name} is {shown}, which is not a finite number", hint=f"write it as {examples}")
     if value < 0:
         raise BadValue(f"{name} is {given!r}; it must not be negative", hint=f"write it as {examples}")
     return value
 
 
 def _divide(top: str, bottom: str) -> float:
-    if "e" in (top + bottom).lower():
-        return float(top) / float(bottom)
-    return float(Fraction(top) / Fraction(bottom))
+    try:
+        if "e" not in (top + bottom).lower():
+            return float(Fraction(top) / Fraction(bottom))
+        above, below = float(top), float(bottom)
+        return above / below if math.isfinite(below) else math.nan  # else 1/1e400 would pass for 0
+    except (ZeroDivisionError, OverflowError, ValueError):  # the last: more digits than Python converts
+        return math.nan
 
 
 def show(value: float) -> str:
     """``value`` the way people write radii: as a fraction of 255 where it is one, else as a short decimal."""
     levels = value * 255
-    if value and abs(levels - round(levels)) < 1e-6 and round(levels) < 255 and abs(value * 100 - round(value * 100)) > 1e-6:
+    if not value or not math.isfinite(levels):
+        return f"{value:.6g}"
+    short = abs(value * 100 - round(value * 100)) <= 1e-6
+    if abs(levels - round(levels)) < 1e-6 and round(levels) < 255 and not short:
         return f"{round(levels)}/255"
     return f"{value:.6g}"

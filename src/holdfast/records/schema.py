@@ -119,6 +119,8 @@ class Record(Frozen):
     point: int | None = None
     forwards: int
     backwards: int
+    ranking: tuple[int, ...] | None = None
+    """Stage ``clean`` only: the wrong classes in the order of their logits, largest first, at most 16."""
 
 
 class StageSummary(Frozen):
@@ -142,8 +144,9 @@ class CurvePoint(Frozen):
 class Summary(Frozen):
     """The headline numbers of a finished run: ``summary.json``.
 
-    ``forwards`` and ``backwards`` are evaluations of one image, as counted; ``seconds`` is wall time, summed over the
-    sessions of a resumed run.
+    ``forwards`` and ``backwards`` are the evaluations of one image that decided the verdicts; ``discarded`` are those spent
+    on searches that ran ahead and turned out not to be needed (in the sessions that ended in good order). ``seconds`` is
+    wall time, summed over the sessions of a resumed run.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -160,5 +163,6 @@ class Summary(Frozen):
     stages: tuple[StageSummary, ...]
     forwards: int
     backwards: int
+    discarded: int
     seconds: float
     warnings: tuple[Finding, ...]

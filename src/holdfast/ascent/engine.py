@@ -1,0 +1,375 @@
+"""Keeps a fixed number of slots filled with searches, and judges every search that ends.
+
+Peers run every sample for every iteration of every restart. Here a row leaves as soon as it has fooled or is done, the next
+row takes its slot, and the other searches of a fooled sample are never begun. Which search decides a sample does not depend
+on how many ran at once: it is the first, in the order of `Attack.searches`, that succeeds when all earlier ones have failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from holdfast import keys
+from holdfast.ascent.meter import Classifier, Meter
+from holdfast.ascent.state import Rows, State, join, observe, take
+from holdfast.foundation.errors import BadModel
+from holdfast.threats.threat import Threat
+
+if TYPE_CHECKING:
+    from holdfast.ascent.attack import Attack
+
+PATIENCE = 16
+"""Steps after which ended searches are judged even if they do not fill a batch: a bound on what a kill can lose."""
+
+
+class Feed(Protocol):
+    """Where the engine takes samples from, by position. Only the samples in flight need to be in memory."""
+
+    key: Tensor
+    """(N,) int64: what each sample's randomness is made from."""
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean images (R, C, H, W) and labels (R,) at these positions, (R,) int64 on the CPU."""
+
+
+class Batch(NamedTuple):
+    """A feed over tensors that are already in memory."""
+
+    x: Tensor
+    y: Tensor
+    key: Tensor
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        positions = positions.to(self.x.device)
+        return self.x[positions], self.y[positions]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One search that has ended and was judged. ``x``, (C, H, W), is kept where it is asked for or where it fooled."""
+
+    position: int
+    search: int
+    fooled: bool
+    predicted: int
+    value: float
+    margin: float
+    distance: float
+    steps: int
+    forwards: int
+    backwards: int
+    x: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Verdict(Ended):
+    """The outcome for one sample: its deciding search, with the evaluations of all searches up to that one added up."""
+
+
+@dataclass
+class _Sample:
+    """The ended searches of one sample that has no verdict yet."""
+
+    ended: dict[int, Ended] = field(default_factory=dict)
+    claimed: set[int] = field(default_factory=set)
+    """Searches that say they succeeded and are not judged yet."""
+
+    def add(self, event: Ended) -> None:
+        self.claimed.discard(event.search)
+        if event.x is not None and not event.fooled:
+            # Of the searches that failed only the best point can still be asked for.
+            if any(e.value >= event.value for e in self.ended.values()):
+                event = dataclasses.replace(event, x=None)
+            else:
+                self.ended = {k: dataclasses.replace(e, x=e.x if e.fooled else None) for k, e in self.ended.items()}
+        self.ended[event.search] = event
+
+    def wants(self, search: int) -> bool:
+        return search not in self.ended and not any(e.fooled and e.search < search for e in self.ended.values())
+
+
+@dataclass
+class Hunt:
+    """One attack on many samples.
+
+    Args:
+        attack: the search.
+        threat: the set.
+        targets: the searches of each sample, (N, S) int64 target classes or -1.
+        model: what the searches evaluate.
+        original: the classifier itself, which judges every claim.
+        slots: how many searches run at once.
+        stage: folded into every key, so that two stages draw differently.
+        keep: keep the points of samples that were not fooled, too.
+    """
+
+    attack: Attack
+    threat: Threat
+    targets: Tensor
+    model: Meter
+    original: Meter
+    slots: int
+    stage: int
+    keep: bool = False
+
+    steps_made: int = 0
+    rows_stepped: int = 0
+
+    @property
+    def occupancy(self) -> float:
+        """The share of slots that held a row, averaged over the steps made so far."""
+        return self.rows_stepped / max(1, self.steps_made * self.slots)
+
+    def verdicts(self, feed: Feed, *, before: Iterable[Ended] = ()) -> Iterator[Verdict]:
+        """The verdict on every sample, as soon as it is reached."""
+        return (event for event in self.events(feed, before=before) if isinstance(event, Verdict))
+
+    def events(self, feed: Feed, *, before: Iterable[Ended] = ()) -> Iterator[Ended]:
+        """Every search that ends, and every verdict, in the order in which they are reached.
+
+        ``before``: searches that ended in an earlier run; they are not repeated.
+        """
+        count, width = self.targets.shape
+        samples: dict[int, _Sample] = {}
+        resolved = bytearray(count)
+        ahead = ((position, search) for search in range(width) for position in range(count))
+        put_back: deque[tuple[int, int]] = deque()
+        deferred: list[tuple[int, int]] = []
+        flight = _Flight()
+        waiting: list[_Flight] = []
+        returned: list[_Flight] = []
+        since = 0
+
+        def settle(event: Ended) -> Iterator[Ended]:
+            sample = samples.setdefault(event.position, _Sample())
+            sample.add(event)
+            verdict = _decide(sample, width)
+            if verdict is not None:
+                resolved[event.position] = 1
+                del samples[event.position]
+                yield verdict
+            elif width > 1:
+                yield event
+
+        def wanted(position: int, search: int) -> bool:
+            return not resolved[position] and (position not in samples or samples[position].wants(search))
+
+        for event in before:
+            yield from (e for e in settle(event) if isinstance(e, Verdict))
+        while True:
+            # Fill the slots: searches whose claim was refused first, then new ones.
+            fresh: list[tuple[int, int]] = []
+            free = self.slots - len(flight) - sum(map(len, returned))
+            while len(fresh) < free:
+                place = put_back.popleft() if put_back else next(ahead, None)
+                if place is None:
+                    break
+                if not wanted(*place):
+                    continue
+                if place[0] in samples and any(claim < place[1] for claim in samples[place[0]].claimed):
+                    deferred.append(place)
+                else:
+                    fresh.append(place)
+            parts = [part for part in (flight, *returned) if len(part)]
+            returned = []
+            if fresh:
+                parts.append(self._begin(feed, fresh))
+            flight = _Flight.joined(parts)
+            pending = sum(map(len, waiting))
+            if pending and (
+                not len(flight) or pending >= self.slots or since >= PATIENCE or (deferred and len(flight) < self.slots)
+            ):
+                since = 0
+                for event, back in self._judge(_Flight.joined(waiting)):
+                    if back is not None:
+                        position, search = back.place[0]
+                        samples[position].claimed.discard(search)
+                        returned.append(back)
+                    if event is not None:
+                        yield from settle(event)
+                waiting = []
+                put_back.extend(deferred)
+                deferred = []
+                stay = [i for i, place in enumerate(flight.place) if wanted(*place)]
+                if len(stay) < len(flight):
+                    flight = flight.only(stay)
+                continue
+            if not len(flight):
+                return
+            # One step of every row; those that claim success or are done leave their slots.
+            flight = self._step(flight)
+            since += 1
+            state = flight.state
+            assert state is not None
+            claims = state.fooled if self.attack.goal == "budget" else state.fooled & state.done
+            leaving = (claims | state.done).tolist()
+            if any(leaving):
+                out = flight.only([i for i, leaves in enumerate(leaving) if leaves])
+                flight = flight.only([i for i, leaves in enumerate(leaving) if not leaves])
+                for (position, search), claim in zip(out.place, out.state.fooled.tolist()):  # type: ignore[union-attr]
+                    if claim:
+                        samples.setdefault(position, _Sample()).claimed.add(search)
+                waiting.append(out)
+
+    def _begin(self, feed: Feed, places: list[tuple[int, int]]) -> _Flight:
+        position, search = torch.tensor(places, dtype=torch.int64).unbind(1)
+        x0, y = feed(position)
+        key = keys.fold(keys.fold(feed.key[position.to(feed.key.device)], self.stage), search.to(feed.key.device))
+        target = self.targets[position.to(self.targets.device), search.to(self.targets.device)]
+        rows = Rows(x0, y, target.to(y.device), key.to(y.device), self.threat)
+        flight = _Flight(places, torch.zeros(len(places), 2, dtype=torch.int64), None)
+        return self._measured(flight, lambda: self.attack.begin(self.model, rows))
+
+    def _step(self, flight: _Flight) -> _Flight:
+        self.steps_made += 1
+        self.rows_stepped += len(flight)
+        state = flight.state
+        assert state is not None
+        return self._measured(flight, lambda: self.attack.step(self.model, state))
+
+    def _measured(self, flight: _Flight, work) -> _Flight:
+        forwards, backwards = self.model.forwards, self.model.backwards
+        with torch.no_grad():
+            state = work()
+        made = torch.tensor([self.model.forwards - forwards, self.model.backwards - backwards])
+        return _Flight(flight.place, flight.spent + made // max(1, len(flight)), state)
+
+    def _judge(self, flight: _Flight) -> Iterator[tuple[Ended | None, _Flight | None]]:
+        """Evaluates what ended searches hand in with the classifier itself: the last word on success.
+
+        A search that claimed success is judged at its best point, one that ran out of steps at its last point, which it
+        has not evaluated yet. A claim that the classifier does not confirm sends the search on, if it has steps left.
+        """
+        state = flight.state
+        assert state is not None
+        rows = state.rows
+        shown = torch.where(state.fooled.view(-1, 1, 1, 1), state.best, state.x)
+        shown = self.threat.project(rows.x0, shown)
+        logits = torch.cat([predict(self.original, part) for part in shown.split(self.slots)])
+        if not bool(torch.isfinite(logits).all()):
+            bad = (~torch.isfinite(logits).all(1)).nonzero()[0, 0]
+            raise BadModel(
+                f"the model's logits are not finite (NaN or infinite) near the sample at position {flight.place[bad][0]}",
+                hint="look for divisions by zero, logarithms of zero or half-precision overflow in the model",
+            )
+        value = self.attack.objective(logits, rows.y, rows.target)
+        # The claims are judged afresh: what the search saw in its own copy of the model does not count.
+        refused = state.fooled & (logits.argmax(1) == rows.y)
+        judged = observe(
+            dataclasses.replace(
+                state,
+                x=shown,
+                fooled=torch.zeros_like(state.fooled),
+                value=torch.where(state.fooled, -torch.inf, state.value),
+            ),
+            logits,
+            value,
+        )
+        # ``best`` is a point of the set that the classifier judged, or the best one that the search copy saw.
+        predicted, labels = logits.argmax(1).tolist(), rows.y.tolist()
+        columns = zip(
+            judged.fooled.tolist(),
+            judged.value.tolist(),
+            judged.margin.tolist(),
+            self.threat.distance(rows.x0, judged.best).tolist(),
+            judged.count.tolist(),
+            flight.spent.tolist(),
+        )
+        again = (refused & ~state.done).tolist()
+        for i, (fooled, value_, margin, distance, steps, (forwards, backwards)) in enumerate(columns):
+            if again[i]:
+                back = _Flight([flight.place[i]], flight.spent[i : i + 1] + torch.tensor([1, 0]), None)
+                yield None, dataclasses.replace(back, state=_reset(take(state, torch.tensor([i], device=rows.y.device))))
+                continue
+            position, search = flight.place[i]
+            kept = judged.best[i].clone() if fooled or self.keep else None
+            yield (
+                Ended(
+                    position,
+                    search,
+                    fooled,
+                    predicted[i] if fooled else labels[i],
+                    value_,
+                    margin if fooled else max(margin, 0.0),
+                    distance,
+                    steps,
+                    forwards + 1,
+                    backwards,
+                    kept,
+                ),
+                None,
+            )
+
+
+def _reset(state: State) -> State:
+    """A search whose claim was refused: it goes on from where it is, with nothing kept."""
+    return dataclasses.replace(
+        state,
+        best=state.rows.x0,
+        value=torch.full_like(state.value, -torch.inf),
+        fooled=torch.zeros_like(state.fooled),
+    )
+
+
+def _decide(sample: _Sample, width: int) -> Verdict | None:
+    """The verdict that the ended searches of a sample allow: its first success, if all before it failed; or none at all."""
+    for search in range(width):
+        if search not in sample.ended:
+            return None
+        if sample.ended[search].fooled:
+            break
+    considered = [sample.ended[i] for i in range(search + 1)]
+    last = considered[-1]
+    chosen = last if last.fooled else max(considered, key=lambda e: e.value)
+    return Verdict(
+        **{
+            **vars(chosen),
+            "margin": min(e.margin for e in considered),
+            "forwards": sum(e.forwards for e in considered),
+            "backwards": sum(e.backwards for e in considered),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """Searches in their slots: (position, search) of each, evaluations spent on each (R, 2), and their state."""
+
+    place: list[tuple[int, int]] = field(default_factory=list)
+    spent: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.int64))
+    state: State | None = None
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def only(self, index: list[int]) -> _Flight:
+        if not index or self.state is None:
+            return _Flight()
+        chosen = torch.tensor(index)
+        state = take(self.state, chosen.to(self.state.count.device))
+        return _Flight([self.place[i] for i in index], self.spent[chosen], state)
+
+    @staticmethod
+    def joined(parts: list[_Flight]) -> _Flight:
+        if len(parts) <= 1:
+            return parts[0] if parts else _Flight()
+        state = join(*(part.state for part in parts))
+        return _Flight([p for part in parts for p in part.place], torch.cat([part.spent for part in parts]), state)
+
+
+def predict(model: Classifier, x: Tensor) -> Tensor:
+    """Logits without a gradient."""
+    with torch.no_grad():
+        return model(x)
+
+
+def default_slots(x: Tensor) -> int:
+    """How many searches run at once: as many pixels as 256 CIFAR images have, at least 16 and at most 512 images."""
+    return int(min(512, max(16, 256 * 3072 // max(1, x[0].numel() if len(x) else 1))))

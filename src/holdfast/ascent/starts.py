@@ -1,0 +1,37 @@
+"""Where a search begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from holdfast.ascent.state import Rows
+from holdfast.foundation.errors import UnknownName
+
+Start = Callable[[Rows], Tensor]
+"""Rows -> the first points, (R, C, H, W)."""
+
+
+def clean(rows: Rows) -> Tensor:
+    """The clean image itself."""
+    return rows.x0
+
+
+def uniform(rows: Rows) -> Tensor:
+    """A random point of the threat set."""
+    return rows.threat.sample(rows.x0, rows.key)
+
+
+STARTS: dict[str, Start] = {start.__name__: start for start in (clean, uniform)}
+
+
+def named(name: str) -> Start:
+    """The start of that name.
+
+    Raises:
+        UnknownName: no start has it.
+    """
+    if name not in STARTS:
+        raise UnknownName.among("start", name, STARTS)
+    return STARTS[name]

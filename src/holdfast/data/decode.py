@@ -1,0 +1,100 @@
+"""From the bytes of an image file to pixels, through PIL, with the formats that are safe to open."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from holdfast.foundation.errors import BadData, BadFile, HoldfastError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # not all of PIL's: its EPS reader starts Ghostscript
+GREY = ("1", "L", "LA", "La")
+DEEP = ("I", "F")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an image file's head says."""
+
+    height: int
+    width: int
+    channels: int
+
+
+def look(given: bytes | Path, *, where: str) -> Look:
+    """Height, width and channels (1 grey, 3 colour), without decoding the pixels. Raises as `decode` does."""
+    with _opened(given, where) as image:
+        return Look(image.height, image.width, 1 if image.mode in GREY else 3)
+
+
+def decode(given: bytes | Path, *, channels: int, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The pixels (channels,H,W) uint8 of an encoded image. An alpha channel is dropped, EXIF rotation not applied.
+
+    Args:
+        given: the file's bytes, or its path.
+        channels: 1 or 3; a grey image becomes three equal channels where 3 are wanted.
+        where: what the errors call the image.
+        size: (H, W) to resize to, bilinearly and antialiased; as it is where left out.
+
+    Raises:
+        BadFile: not an image of an accepted format, damaged, truncated, or a decompression bomb.
+        BadData: more than 8 bits a channel, or a colour image where one channel is wanted.
+    """
+    from PIL import Image
+
+    with _opened(given, where) as image:
+        if channels == 1 and image.mode not in GREY:
+            raise BadData(
+                f"{where} is a colour image ({image.mode}) among grey ones", hint="convert it to grey, or all to RGB"
+            )
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # the straight way warns, and takes the transparent colour's place for it
+        pixels = image.convert("L" if channels == 1 else "RGB")
+        if size is not None and pixels.size != (size[1], size[0]):
+            pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        array = np.array(pixels, dtype=np.uint8)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+@contextmanager
+def _opened(given: bytes | Path, where: str) -> Iterator[Image]:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on metadata; the pixels decide
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given, formats=FORMATS) as image:
+                if image.mode.startswith(DEEP):
+                    raise BadData(
+                        f"{where} has more than 8 bits a channel (mode {image.mode})",
+                        hint="convert it to 8 bits, or give float arrays in [0, 1]",
+                    )
+                yield image
+    except HoldfastError:
+        raise
+    except FileNotFoundError:
+        raise BadFile(f"{where} does not exist", hint="was it moved since the folder was read?") from None
+    except PermissionError:
+        raise BadFile(f"{where} may not be read", hint="give your user read permission on it") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadFile(
+            f"{where} claims too many pixels to be safe: {error}", hint="leave it out, or shrink it"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise BadFile(f"{where} is no image that can be read", hint=f"give one of: {', '.join(FORMATS)}") from None
+    except Exception as error:  # PIL's readers raise whatever the damaged bytes lead them to
+        raise BadFile(
+            f"{where} is damaged ({type(error).__name__}: {error})", hint="it is probably truncated; fetch it again"
+        ) from error

@@ -1,0 +1,159 @@
+"""A folder of image files, one folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from holdfast.data.check import check_images
+from holdfast.data.decode import ENDINGS, Look, decode, look
+from holdfast.data.fingerprint import digest, of_array, of_files
+from holdfast.data.reading import reading
+from holdfast.data.source import Batch, locate, pick_split
+from holdfast.foundation.errors import BadData, BadFile, BadValue
+from holdfast.foundation.registry import register
+
+NUM_LOOKS = 4096  # heads read when the folder is opened; the other files are checked when they are decoded
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """Image files as ROOT/CLASS/IMAGE.png, or ROOT/SPLIT/CLASS/IMAGE.png; classes and files in alphabetical order.
+
+    Images are decoded when they are asked for. They must be of one size, unless ``size`` is given to `open`. They stay
+    grey if all whose heads were read are grey; else all become RGB. Files without an image's ending and hidden ones are
+    passed over; sample ids are positions in the sorted list.
+    """
+
+    needs_path: ClassVar[bool] = True
+    looks_for: ClassVar[str] = "a folder with one folder of image files per class"
+
+    name: str
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    root: Path
+    files: tuple[str, ...] = field(repr=False)
+    ids: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    resize: bool = False
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        if not path.is_dir():
+            return False
+        return _has_images(path) or any(_has_images(one) or _classes(one) for one in _folders(path))
+
+    @staticmethod
+    def open(path: Path | None, *, split: str | None = None, size: tuple[int, int] | None = None) -> Folder:
+        """The images below ``path``, or below ``path/split``.
+
+        Args:
+            path: the folder of the class folders, or of the splits' folders.
+            split: the split's folder; where there are splits and none is asked for, the test or validation one.
+            size: (H, W) to resize every image to; left out, all must have one size.
+
+        Raises:
+            BadFile: no class folders, or a file that is no image.
+            BadData: a class without images, or images of different sizes.
+            UnknownName: a split that is not there.
+        """
+        if path is None:
+            raise BadValue("folder needs a path", hint="give a folder with one folder of images per class")
+        root, name = path, path.name
+        if split is not None or not _classes(path):
+            splits = [one.name for one in _folders(path) if _classes(one)]
+            if not splits and split is None:
+                raise BadFile(f"{path} holds no class folders", hint="put the images of each class into its own folder")
+            if not splits:
+                raise BadValue(f"{path} has no folder of a split {split!r}", hint="leave the split out")
+            part = pick_split(splits, split, where=str(path))
+            root, name = path / part, f"{name}:{part}"
+        files: list[str] = []
+        labels: list[int] = []
+        class_names = [one.name for one in _folders(root)]
+        for label, one in enumerate(class_names):
+            images = _images(root / one)
+            if not images:
+                raise BadData(f"the class folder {root / one} holds no images", hint="remove it, or add its images")
+            files += [f"{one}/{image}" for image in images]
+            labels += [label] * len(images)
+        shape = _shape(root, files, size)
+        ids = np.arange(len(files), dtype=np.int64)
+        numbers = np.asarray(labels, dtype=np.int64)
+        return Folder(name, tuple(class_names), shape, root, tuple(files), ids, numbers, resize=size is not None)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, ids: np.ndarray | Sequence[int]) -> Batch:
+        places = locate(self.ids, ids, where=self.name)
+        images = np.empty((len(places), *self.shape), np.uint8)
+        size = (self.shape[1], self.shape[2]) if self.resize else None
+        for row, place in enumerate(places):
+            file = self.root / self.files[place]
+            image = decode(file, channels=self.shape[0], where=str(file), size=size)
+            if image.shape != self.shape:
+                raise _unequal(self.root / self.files[0], self.shape[1:], file, image.shape[1:])
+            images[row] = image
+        if len(places):
+            check_images(images, self.labels[places], where=self.name, ids=places, num_classes=len(self.class_names))
+        return Batch(images, self.labels[places])
+
+    def fingerprint(self) -> str:
+        size = str(self.shape) if self.resize else "as it is"
+        return digest(size, of_array(self.labels), of_files(self.root, self.files))
+
+
+def _folders(path: Path) -> list[Path]:
+    with reading(path, what="a folder"):
+        return sorted((one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")), key=_by_name)
+
+
+def _by_name(path: Path) -> str:
+    return path.name  # paths themselves sort without regard to case on Windows, and so would the classes
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def _has_images(path: Path) -> bool:
+    with reading(path, what="a folder"):
+        return any(_is_image(one) for one in path.iterdir())
+
+
+def _classes(path: Path) -> bool:
+    return any(_has_images(one) for one in _folders(path))
+
+
+def _images(path: Path) -> list[str]:
+    with reading(path, what="a folder"):
+        return sorted(one.name for one in path.iterdir() if _is_image(one))
+
+
+def _shape(root: Path, files: list[str], size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """(C, H, W) of all images, from the heads of up to `NUM_LOOKS` evenly spaced files."""
+    seen: dict[Look, Path] = {}
+    for place in np.unique(np.linspace(0, len(files) - 1, NUM_LOOKS).astype(int)):
+        file = root / files[place]
+        seen.setdefault(look(file, where=str(file)), file)
+    channels = max(one.channels for one in seen)
+    if size is not None:
+        return channels, *size
+    (first, file), *others = seen.items()
+    for other, path in others:
+        if (other.height, other.width) != (first.height, first.width):
+            raise _unequal(file, (first.height, first.width), path, (other.height, other.width))
+    return channels, first.height, first.width
+
+
+def _unequal(first: Path, size: tuple[int, ...], second: Path, other: tuple[int, ...]) -> BadData:
+    return BadData(
+        f"the images differ in size (height, width): {first} has {size}, {second} has {other}",
+        hint="resize them all to one size first, or give Folder.open a size=(height, width)",
+    )

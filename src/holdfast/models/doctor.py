@@ -1,0 +1,373 @@
+"""Is this classifier wired correctly? A few forwards on a few images, before any number is believed.
+
+Every check is a small function of `Evidence`, which is gathered once. Nothing is changed: the model's mode, its
+gradients and the global random generators are as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.ascent.frozen import frozen, rng_kept
+from holdfast.ascent.search_copy import TOLERANCE
+from holdfast.foundation.errors import BadData, BadModel
+from holdfast.models.model import Model
+from holdfast.models.wiring import Rewiring, best_rewiring
+from holdfast.records.schema import Finding
+
+_ALONE, _GRADIENTS, _BATCH = 4, 32, 64
+_DATA_CHECKS = ("labels", "input range")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the checks look at.
+
+    ``again`` is a second evaluation; ``alone`` are the logits of the first images one by one, or what went wrong then;
+    ``margin`` is the gap between the two largest logits; ``grad`` is its input gradient, None where there is none.
+    """
+
+    model: Model
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    training: bool
+    logits: Tensor
+    again: Tensor
+    alone: Tensor | str
+    margin: Tensor
+    grad: Tensor | None
+
+    @property
+    def rounding(self) -> Tensor:
+        """(n,) the largest difference of two evaluations of one image that can be rounding."""
+        return 10 * TOLERANCE.get(self.logits.dtype, 1e-4) * (self.logits.amax(1) - self.logits.amin(1))
+
+
+def examine(model: Model, images: Tensor, labels: Tensor, class_names: Sequence[str] = ()) -> tuple[Finding, ...]:
+    """What is wrong, or worth knowing, about a model on some labelled images; errors first.
+
+    Args:
+        model: the classifier.
+        images: (n,C,H,W) floats in [0,1]; 64 to 256 of them are enough.
+        labels: (n,) integers.
+        class_names: one per class of the data; none, if they are not known.
+    """
+    data = input_range(images) + label_kind(images, labels)
+    if not len(images) or any(finding.level == "error" for finding in data):
+        return tuple(data)
+    images = images.to(model.device, model.dtype)
+    labels = labels.to(model.device)
+    training = isinstance(model.module, nn.Module) and any(each.training for each in model.module.modules())
+    with frozen(model.module), rng_kept(model.device):
+        found = data + _of_model(model, images, labels, tuple(class_names), training)
+    order = ("error", "warning", "note")
+    return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
+
+
+def raise_errors(findings: Sequence[Finding]) -> None:
+    """Does nothing unless a finding is an error.
+
+    Raises:
+        BadData: the first error is about the images or labels.
+        BadModel: it is about the model.
+    """
+    for finding in findings:
+        if finding.level == "error":
+            kind = BadData if finding.check in _DATA_CHECKS else BadModel
+            raise kind(f"{finding.check}: {finding.saw}; {finding.means}", hint=finding.remedy)
+
+
+def _of_model(
+    model: Model, images: Tensor, labels: Tensor, class_names: tuple[str, ...], training: bool
+) -> list[Finding]:
+    logits = _forward(model, images)
+    shape = logits_shape(logits, len(images))
+    if shape or not isinstance(logits, Tensor):
+        return shape
+    fatal = finite(logits) + label_range(logits, labels, class_names)
+    if fatal:
+        return fatal + class_count(logits, class_names)
+    margin, grad = _gradient(model, images[:_GRADIENTS])
+    evidence = Evidence(
+        model=model,
+        images=images,
+        labels=labels,
+        class_names=class_names,
+        training=training,
+        logits=logits,
+        again=torch.as_tensor(_forward(model, images)),
+        alone=_one_by_one(model, images[:_ALONE]),
+        margin=margin,
+        grad=grad,
+    )
+    found = class_count(logits, class_names)
+    for check in CHECKS:
+        found += check(evidence)
+    return found
+
+
+def input_range(images: Tensor) -> list[Finding]:
+    """Images outside [0,1] are an error; images that use a suspicious part of it are a note."""
+    name = "input range"
+    if images.dim() != 4 or not images.is_floating_point():
+        saw = f"images of shape {tuple(images.shape)} and {images.dtype}"
+        return [_error(name, saw, "images are floats (n,C,H,W) in [0,1]", "convert them")]
+    if not len(images):
+        return [_error(name, "no images", "there is nothing to look at", "give some images")]
+    low, high = float(images.amin()), float(images.amax())
+    if not (low >= 0 and high <= 1):  # also true of NaN
+        saw = f"pixel values from {low:.4g} to {high:.4g}"
+        remedy = "give the images as they are, in [0,1], and the normalisation to the model: --normalise"
+        return [_error(name, saw, "radii and the pixel box are in units of [0,1]", remedy)]
+    if high <= 2 / 255:
+        saw = f"no pixel is brighter than {high:.4g}"
+        return [_note(name, saw, "the images were probably divided by 255 twice", "divide them once")]
+    if bool(((images == 0) | (images == 1)).all()):
+        return [
+            _note(name, "all pixels are 0 or 1", "the images are binary, or were rounded", "check that they should be")
+        ]
+    return []
+
+
+def label_kind(images: Tensor, labels: Tensor) -> list[Finding]:
+    """One integer per image, none negative."""
+    if labels.dim() != 1 or len(labels) != len(images) or labels.is_floating_point() or labels.dtype == torch.bool:
+        saw = f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images"
+        return [_error("labels", saw, "there is one integer label per image", "give class indices, not one-hot rows")]
+    if len(labels) and int(labels.min()) < 0:
+        return [
+            _error("labels", f"the label {int(labels.min())}", "labels count from 0", "subtract the smallest label")
+        ]
+    return []
+
+
+def logits_shape(logits: object, n: int) -> list[Finding]:
+    """A floating tensor (n,K), K at least 2."""
+    if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == n and logits.shape[1] >= 2:
+        if logits.is_floating_point():
+            return []
+        saw = f"an output of {logits.dtype}"
+    else:
+        saw = (
+            f"an output of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        )
+    remedy = "return one floating logit per class and image"
+    return [_error("logits shape", f"{saw} for {n} images", "attacks and accuracy need logits (n,K)", remedy)]
+
+
+def finite(logits: Tensor) -> list[Finding]:
+    """NaN or infinite logits."""
+    bad = int((~torch.isfinite(logits)).any(1).sum())
+    if not bad:
+        return []
+    saw = f"NaN or infinite logits for {bad} of {len(logits)} images"
+    return [
+        _error("finite logits", saw, "no prediction of these can be trusted", "check the weights and the normalisation")
+    ]
+
+
+def label_range(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> list[Finding]:
+    """Labels that the model has no logit for."""
+    top, classes = int(labels.max()), logits.shape[1]
+    if top < classes:
+        return []
+    named = f" ({class_names[top]})" if top < len(class_names) else ""
+    remedy = "use the model for these classes, or labels from 0 to classes - 1"
+    return [_error("labels", f"the label {top}{named} and {classes} logits", "that class cannot be predicted", remedy)]
+
+
+def class_count(logits: Tensor, class_names: Sequence[str]) -> list[Finding]:
+    """More or fewer logits than the data has classes."""
+    classes, named = logits.shape[1], len(class_names)
+    if not named or classes == named:
+        return []
+    saw = f"{classes} logits and {named} classes in the data"
+    if classes < named:
+        means = "some classes of the data cannot be predicted"
+        return [_error("class count", saw, means, "use the model that was trained on these classes")]
+    means = "an attack may leave the data's classes: such a prediction counts as fooled"
+    return [_warning("class count", saw, means, "check that the model and the data belong together")]
+
+
+def probabilities(evidence: Evidence) -> list[Finding]:
+    """A softmax, or its logarithm, at the end of the model."""
+    logits, slack = evidence.logits, 1e-3
+    if (
+        bool((logits >= 0).all())
+        and bool((logits <= 1 + slack).all())
+        and bool(((logits.sum(1) - 1).abs() < slack).all())
+    ):
+        means = "its gradients vanish where it is confident, so that attacks fail and it looks robust"
+        return [
+            _warning("probabilities", "every output row is a probability", means, "return the logits, without softmax")
+        ]
+    if bool((logits <= slack).all()) and bool((logits.logsumexp(1).abs() < slack).all()):
+        means = "cross-entropy and margins are the same as with logits"
+        return [_note("probabilities", "every output row is a log-probability", means, "nothing to do")]
+    return []
+
+
+def train_mode(evidence: Evidence) -> list[Finding]:
+    """A module that was handed over in training mode."""
+    if not evidence.training:
+        return []
+    means = "it is evaluated in evaluation mode; your object is left as it is"
+    return [_note("train mode", "the model is in training mode", means, "nothing to do; model.eval() says it clearly")]
+
+
+def randomised(evidence: Evidence) -> list[Finding]:
+    """Two evaluations of the same images that differ beyond rounding."""
+    share = _differing(evidence.logits, evidence.again, evidence.rounding)
+    if not share:
+        return []
+    saw = f"two evaluations differ on {share:.0%} of the images"
+    means = "one gradient is not the gradient of the model: a plain attack overestimates its robustness"
+    return [_warning("randomised", saw, means, "attack its expectation: use EOT")]
+
+
+def batch_dependence(evidence: Evidence) -> list[Finding]:
+    """An image whose logits depend on the images beside it."""
+    means = "a prediction depends on its neighbours, so that per-image verdicts mean little"
+    remedy = "use stored statistics (track_running_stats=True), and no operation over the batch axis"
+    if isinstance(evidence.alone, str):
+        saw = f"a batch of one image fails: {evidence.alone}"
+        return [
+            _warning(
+                "batch dependence", saw, "searches may end with a single image", "check for squeeze() in its forward"
+            )
+        ]
+    if _differing(evidence.logits, evidence.again, evidence.rounding):
+        return []  # randomness already explains it
+    n = len(evidence.alone)
+    share = _differing(evidence.logits[:n], evidence.alone, evidence.rounding[:n])
+    return (
+        [_warning("batch dependence", f"{share:.0%} of {n} images answer otherwise alone", means, remedy)]
+        if share
+        else []
+    )
+
+
+def constant(evidence: Evidence) -> list[Finding]:
+    """One answer to all images."""
+    logits, images = evidence.logits, evidence.images
+    if len(images) < 2 or bool((images == images[:1]).all()):
+        return []
+    remedy = "check that the weights were loaded and that the input reaches them"
+    if bool(((logits - logits[:1]).abs().amax(1) <= 1e-6 * logits.abs().amax()).all()):
+        return [_error("constant output", "the logits are the same for all images", "the input is ignored", remedy)]
+    predicted = logits.argmax(1)
+    if bool((predicted == predicted[0]).all()) and len(evidence.labels.unique()) > 1:
+        saw = f"all {len(images)} images are predicted to be class {int(predicted[0])}"
+        return [_warning("constant output", saw, "the model does not tell these images apart", remedy)]
+    return []
+
+
+def gradients(evidence: Evidence) -> list[Finding]:
+    """Gradients that are absent, or zero for most images."""
+    if evidence.grad is None:
+        means = "gradient attacks cannot work on it: only attacks on scores or labels say anything"
+        return [_warning("no gradient", "the logits have no gradient in the images", means, "look for detach, no_grad")]
+    zero = (evidence.grad.flatten(1) == 0).all(1).double().mean().item()
+    if zero <= 0.5:
+        return []
+    saw = f"the input gradient is exactly zero for {zero:.0%} of {len(evidence.grad)} images"
+    means = "gradient attacks stand still there: surviving them is no robustness"
+    return [
+        _warning("zero gradients", saw, means, "look for rounding or saturation in the model; use score attacks too")
+    ]
+
+
+def scale(evidence: Evidence) -> list[Finding]:
+    """Logits so far apart that cross-entropy is flat."""
+    largest = float(evidence.margin.max())
+    if largest <= 50:
+        return []
+    means = "cross-entropy saturates in float32, so that its gradients are rounding"
+    remedy = "trust losses that are free of scale (dlr, margin) more than plain cross-entropy"
+    return [_warning("logit scale", f"margins of up to {largest:.3g}", means, remedy)]
+
+
+def accuracy(evidence: Evidence) -> list[Finding]:
+    """Accuracy near chance, or one that another normalisation lifts clearly: then which, and how to ask for it."""
+    from holdfast.foundation.stats import wilson
+
+    n, classes = len(evidence.labels), len(evidence.class_names) or evidence.logits.shape[1]
+    right = int((evidence.logits.argmax(1) == evidence.labels).sum())
+    rate = wilson(right, n)
+    near_chance = rate.low <= 1 / classes and len(evidence.labels.unique()) > 1
+    if not near_chance and rate.high >= 0.9:
+        return []
+    interval = f"95 % interval {rate.low:.1%} to {rate.high:.1%}"
+    saw = f"{right} of {n} images are classified correctly ({rate.value:.1%}, {interval})"
+    found = best_rewiring(evidence.model, evidence.images, evidence.labels)
+    if isinstance(found, Rewiring):
+        means = f"it expects other inputs: with {found.name} {found.right} of {found.n} are correct, as it is {found.before}"
+        return [_warning("clean accuracy", saw, means, found.remedy)]
+    if not near_chance:
+        return []
+    means = f"that is near chance for {classes} classes, and no usual normalisation or channel order helps"
+    return [_warning("clean accuracy", saw, means, "check the weights, the order of the classes and the preprocessing")]
+
+
+CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (
+    probabilities,
+    train_mode,
+    randomised,
+    batch_dependence,
+    constant,
+    gradients,
+    scale,
+    accuracy,
+)
+"""The checks that need all evidence, in the order in which they are reported."""
+
+
+def _forward(model: Model, images: Tensor) -> object:
+    with torch.no_grad():
+        parts = [model(part) for part in images.split(_BATCH)]
+    return torch.cat(parts) if all(isinstance(part, Tensor) for part in parts) else parts[0]
+
+
+def _one_by_one(model: Model, images: Tensor) -> Tensor | str:
+    try:
+        with torch.no_grad():
+            parts = [model(image[None]) for image in images]
+    except Exception as error:  # a foreign forward may raise anything
+        return f"{type(error).__name__}: {error}"
+    if any(part.dim() != 2 or len(part) != 1 for part in parts):
+        return f"its output has shape {tuple(parts[0].shape)}"
+    return torch.cat(parts)
+
+
+def _gradient(model: Model, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The gap between the two largest logits, and its input gradient: unlike cross-entropy's it cannot saturate."""
+    with torch.enable_grad():
+        x = images.detach().clone().requires_grad_()
+        top = model(x).topk(2, dim=1).values
+        margin = top[:, 0] - top[:, 1]
+        try:
+            (grad,) = torch.autograd.grad(margin.sum(), x)
+        except RuntimeError:  # torch's only word for "does not depend on the input"
+            return margin.detach(), None
+    return margin.detach(), grad
+
+
+def _differing(one: Tensor, other: Tensor, rounding: Tensor) -> float:
+    return float(((one - other).abs().amax(1) > rounding).double().mean())
+
+
+def _error(check: str, saw: str, means: str, remedy: str) -> Finding:
+    return Finding(check=check, level="error", saw=saw, means=means, remedy=remedy)
+
+
+def _warning(check: str, saw: str, means: str, remedy: str) -> Finding:
+    return Finding(check=check, level="warning", saw=saw, means=means, remedy=remedy)
+
+
+def _note(check: str, saw: str, means: str, remedy: str) -> Finding:
+    return Finding(check=check, level="note", saw=saw, means=means, remedy=remedy)

@@ -1,0 +1,258 @@
+"""Makes a `Model` of whatever a user names: a registered net, their own factory, a module, a function."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.ascent.frozen import rng_kept
+from holdfast.foundation import registry
+from holdfast.foundation.errors import BadModel, BadValue, UnknownName
+from holdfast.models import normalisation
+from holdfast.models import weights as weight_files
+from holdfast.models.model import Model, fingerprint, placement
+from holdfast.models.probe import find_shape, probe
+from holdfast.nets.normalise import Normalise
+
+_FORMS = "give net:NAME, your_module:factory, an nn.Module or a function from images to logits"
+
+
+class Called(nn.Module):
+    """A plain function as the last layer behind a normalisation."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+def load(
+    given: str | Model | Callable[[Tensor], Tensor],
+    *,
+    weights: str | Path | None = None,
+    normalise: str | Sequence[Sequence[float]] | None = None,
+    shape: Sequence[int] | None = None,
+    classes: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """A classifier, checked on two images of the shape that it is to be evaluated on.
+
+    Args:
+        given: ``"net:NAME"`` (a registered net); ``"your_module:factory"`` (imported, with the current folder on the
+            path during the import: naming it is your word that its code may run); an ``nn.Module``; a `Model`; or any
+            function from images to logits. A module of yours is used as it is, unless weights or device need a change:
+            then a copy is changed.
+        weights: a ``.safetensors``, ``.pt``, ``.pth`` or ``.ckpt`` file; no code in it is ever run.
+        normalise: what to put in front: a preset's name, ``"m1,m2,m3/s1,s2,s3"``, or a pair of sequences. Where it is
+            None, the ``mean`` and ``std`` in the metadata of a safetensors file are taken; ``"0/1"`` is none.
+        shape: (C,H,W) of the images. Where it is None, a shape that works is found by trying.
+        classes: number of classes, if known; the model must agree.
+        options: keyword arguments of the net or the factory. A registered net takes ``channels``, ``size`` and
+            ``classes`` from ``shape`` and ``classes`` unless they are here.
+        device: where to evaluate.
+
+    A net that is built without weights is initialised with seed 0. The global RNG is left alone.
+
+    Raises:
+        UnknownName: no such net, option, preset, or factory in that module.
+        BadValue: an argument that does not go with the others.
+        BadFile: the weights file cannot be read, or is not safe to read.
+        BadModel: the weights do not fit, or the classifier cannot be evaluated on such images.
+    """
+    place, image = _device(device), _shape(shape)
+    asked = None if normalise is None else normalisation.parse(normalise)
+    read = None if weights is None else weight_files.read(weights)
+    declared = {} if read is None else dict(read.metadata)
+    if options and not isinstance(given, str):
+        raise BadValue(
+            "options are for a net or factory that is built", hint="leave options out, or name what to build"
+        )
+    with rng_kept(place):
+        torch.default_generator.manual_seed(0)
+        module, name = _built(given, dict(options or {}), image, classes, {} if read is None else read.state)
+    if isinstance(given, Model):
+        declared = {**given.declared, **declared}
+        image, classes = image or given.shape, classes or given.classes
+    owned = isinstance(given, str)
+    if read is not None:
+        if not isinstance(module, nn.Module):
+            raise BadValue("a plain function has no weights to load", hint="leave weights out, or give an nn.Module")
+        module, owned = (module if owned else _copied(module)), True
+        weight_files.put(module, read.state, path=str(weights))
+    module = _moved(module, place, owned=owned)
+    inside = isinstance(module, nn.Module) and any(isinstance(layer, Normalise) for layer in module.modules())
+    if asked is None and read is not None and not inside:  # a net that normalises inside does not want it twice
+        asked = normalisation.from_metadata(read.metadata, path=str(weights))
+    if asked is not None:
+        module = _normalised(module, asked, image)
+        declared["normalise"] = str(asked)
+    dtype, _ = placement(module, device=place)
+    if image is None:
+        channels = len(asked.mean) if asked is not None and len(asked.mean) > 1 else None
+        image = find_shape(module, channels=channels, dtype=dtype, device=place)
+    found = probe(module, image, dtype=dtype, device=place)
+    if classes is not None and classes != found:
+        raise BadModel(f"the model has {found} classes and {classes} are expected", hint="give the model that has them")
+    return Model(
+        module=module,
+        name=name,
+        classes=found,
+        shape=image,
+        fingerprint=fingerprint(module),
+        parameters=sum(each.numel() for each in module.parameters()) if isinstance(module, nn.Module) else 0,
+        dtype=dtype,
+        device=place,
+        declared=declared,
+    )
+
+
+def _built(
+    given: object,
+    options: dict[str, Any],
+    image: tuple[int, int, int] | None,
+    classes: int | None,
+    state: Mapping[str, Tensor],
+) -> tuple[Callable[[Tensor], Tensor], str]:
+    if isinstance(given, Model):
+        return given.module, given.name
+    if isinstance(given, str):
+        kind, colon, rest = given.partition(":")
+        if not colon or not kind or not rest:
+            near = f"net:{given}" if given in registry.names("net") else "net:small_cnn"
+            raise BadValue(f"{given!r} names no model", hint=f"write it as {near} or your_module:factory")
+        if kind == "net":
+            return _net(rest, options, image, classes, state), rest
+        return _call(_factory(kind, rest), given, options), given
+    if isinstance(given, type) or not callable(given):
+        what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        raise BadModel(f"the model is {what}, which cannot be called on images", hint=_FORMS)
+    name = getattr(given, "__qualname__", None) or type(given).__qualname__
+    return cast("Callable[[Tensor], Tensor]", given), name
+
+
+def _net(
+    name: str,
+    options: dict[str, Any],
+    image: tuple[int, int, int] | None,
+    classes: int | None,
+    state: Mapping[str, Tensor],
+) -> nn.Module:
+    net = registry.load("net", name)
+    known = inspect.signature(net).parameters
+    filled: dict[str, Any] = {}
+    if image is not None:
+        filled |= {"channels": image[0], "size": image[1]}
+    if classes is not None:
+        filled["classes"] = classes
+    if "normalise.mean" in state and "normalise.std" in state:  # trained with a normalisation inside: build it likewise
+        filled |= {part: state[f"normalise.{part}"].flatten().tolist() for part in ("mean", "std")}
+    filled = {key: value for key, value in filled.items() if key in known}
+    return _call(net, f"net:{name}", {**filled, **options})
+
+
+def _factory(module_name: str, factory_name: str) -> Callable[..., object]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        importlib.invalidate_caches()
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing runs the user's file, which may raise anything, or exit
+        raise BadModel(
+            f"{module_name!r} cannot be imported: {type(error).__name__}: {error}",
+            hint=f"name a module of the current folder ({folder}) or of the environment, without .py",
+        ) from error
+    finally:
+        sys.path.remove(folder)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise UnknownName.among(
+            f"factory of {module_name}", factory_name, [name for name, value in vars(module).items() if callable(value)]
+        )
+    return factory
+
+
+def _call(factory: Callable[..., object], name: str, options: dict[str, Any]) -> nn.Module:
+    known = inspect.signature(factory).parameters
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values()):
+        for option in options:
+            if option not in known:
+                raise UnknownName.among(f"option of {name}", option, known)
+    try:
+        module = factory(**options)
+    except BadValue:
+        raise
+    except Exception as error:  # the user's code, or one of our nets with an option of the wrong type
+        raise BadModel(
+            f"{name} raises when it is called with {options}: {type(error).__name__}: {error}", hint="check its options"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise BadModel(f"{name} returns a {type(module).__name__}", hint="a factory returns an nn.Module")
+    return module
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # a foreign __deepcopy__ may raise anything
+        raise BadModel(
+            f"the module would have to be changed, and cannot be copied: {type(error).__name__}: {error}",
+            hint="load its weights and move it to the device yourself, and give it without weights and device",
+        ) from error
+
+
+def _moved(module: Callable[[Tensor], Tensor], place: torch.device, *, owned: bool) -> Callable[[Tensor], Tensor]:
+    if not isinstance(module, nn.Module) or placement(module, device=place)[1] == place:
+        return module
+    return (module if owned else _copied(module)).to(place)
+
+
+def _normalised(
+    module: Callable[[Tensor], Tensor], moments: normalisation.Moments, image: tuple[int, int, int] | None
+) -> nn.Module:
+    if image is not None and len(moments.mean) not in (1, image[0]):
+        raise BadValue(
+            f"the normalisation has {len(moments.mean)} channels and the images have {image[0]}",
+            hint="give one mean and one deviation per channel, or one for all",
+        )
+    if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[0], Normalise):
+        raise BadValue(
+            "the model already has a normalisation in front", hint="leave normalise out, or load the bare model"
+        )
+    dtype, place = placement(module, device=torch.device("cpu"))
+    core = module if isinstance(module, nn.Module) else Called(module)
+    return nn.Sequential(Normalise(*moments).to(place, dtype), core).train(core.training)
+
+
+def _device(given: torch.device | str) -> torch.device:
+    try:
+        place = torch.device(given)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadValue(
+            f"the device is {str(given)!r}, which cannot be used here: {str(error).partition(chr(10))[0]}",
+            hint="give cpu",
+        ) from error
+    if place.type == "cuda" and place.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return place
+
+
+def _shape(given: Sequence[int] | None) -> tuple[int, int, int] | None:
+    if given is None:
+        return None
+    if len(given) != 3 or any(side < 1 for side in given):
+        raise BadValue(
+            f"the shape of an image is {tuple(given)}", hint="give (channels, height, width), e.g. (3, 32, 32)"
+        )
+    return given[0], given[1], given[2]

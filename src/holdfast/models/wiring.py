@@ -1,0 +1,89 @@
+"""Tries how else a classifier may want its images: other normalisations, another range, another channel order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.models.model import Model
+from holdfast.models.normalisation import PRESETS, Moments
+from holdfast.nets.normalise import Normalise
+
+_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class Rewiring:
+    """A way to feed the model that makes it right clearly more often.
+
+    Args:
+        name: what was done to the images.
+        remedy: how to ask for it.
+        right: images classified correctly with it.
+        before: images classified correctly as they are given.
+        n: images tried.
+    """
+
+    name: str
+    remedy: str
+    right: int
+    before: int
+    n: int
+
+
+def best_rewiring(model: Model, images: Tensor, labels: Tensor) -> Rewiring | None:
+    """The candidate with the highest accuracy, if its 95 % interval lies wholly above that of the model as given.
+
+    Args:
+        model: the classifier; call it inside `frozen`.
+        images: (n,C,H,W) in [0,1], of the model's dtype and device; the first 128 are used.
+        labels: (n,) integers on the same device.
+
+    A normalisation in front of the model is taken off first, so that one too many is found as well.
+    """
+    from holdfast.foundation.stats import wilson
+
+    images, labels = images[:_IMAGES], labels[:_IMAGES]
+    n, before = len(images), _right(model.module, images, labels)
+    found = [
+        Rewiring(name, remedy, _right(call, images, labels), before, n)
+        for name, remedy, call in _candidates(model, images)
+    ]
+    best = max(found, key=lambda each: each.right)  # the first of equals: the candidates are in order of likelihood
+    return best if wilson(best.right, n).low > wilson(before, n).high else None
+
+
+def _right(call: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> int:
+    with torch.no_grad():
+        return sum(int((call(x).argmax(1) == y).sum()) for x, y in zip(images.split(64), labels.split(64)))
+
+
+def _candidates(model: Model, images: Tensor) -> Iterator[tuple[str, str, Callable[[Tensor], Tensor]]]:
+    channels, size = images.shape[1], images.shape[2]
+    core, wrapped = model.module, False
+    if isinstance(core, nn.Sequential) and len(core) == 2 and isinstance(core[0], Normalise):
+        core, wrapped = core[1], True
+
+    def behind(moments: Moments) -> Callable[[Tensor], Tensor]:
+        front = Normalise(*moments).to(images.device, images.dtype)
+        return lambda x: core(front(x))
+
+    if wrapped:
+        yield "no normalisation in front", "pass --normalise 0/1: this model has its normalisation inside", core
+    names = [name for name, moments in PRESETS.items() if len(moments.mean) == channels]
+    for name in sorted(names, key=lambda name: (name == "imagenet") != (size >= 64)):
+        yield f"the normalisation of {name}", f"pass --normalise {name}", behind(PRESETS[name])
+    half, bytes_ = Moments((0.5,), (0.5,)), Moments((0.0,), (1 / 255,))
+    yield "inputs in [-1,1]", f"pass --normalise {half}", behind(half)
+    yield "inputs in 0 to 255", f"pass --normalise {bytes_}", behind(bytes_)
+    given = model.module
+    if channels == 3:
+        yield (
+            "the channels in the order BGR",
+            "wrap the model: lambda images: model(images.flip(1))",
+            lambda x: given(x.flip(1)),
+        )
+    yield "inverted images", "wrap the model: lambda images: model(1 - images)", lambda x: given(1 - x)

@@ -1,0 +1,206 @@
+"""The charts, as Altair specifications: one function a chart, the same for page, PNG and notebook.
+
+Every chart takes its width in pixels, because text in a scaled picture becomes unreadable: the page holds a wide and a
+narrow drawing of each. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; the page's style
+sheet finds them in the SVG and shifts them for a dark background.
+"""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as xml
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from holdfast.report import wording
+from holdfast.report.read import Run
+from holdfast.report.tally import bins, losses
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
+FONT = "Helvetica Neue, Arial, Liberation Sans, sans-serif"
+INK, MUTED, RULE, LOST, TRACK = "#333333", "#6b6b6b", "#dddddd", "#b8b8b8", "#efefef"
+_PERCENT = "format(datum.value * 100, '~r') + '\u00a0%'"
+
+_SVG = "http://www.w3.org/2000/svg"
+
+
+def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
+    """Robust accuracy against eps with its 95 % band, all runs in one chart. The runs must share a threat."""
+    levels = wording.in_levels(tuple(eps for run in runs for eps in run.info.curve))
+    scale = 255 if levels else 1
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        for eps, rate in points(run):
+            parts = {"value": rate.value, "low": rate.low, "high": rate.high}
+            rows.append({"run": run.label, "eps": round(eps * scale, 6), **parts})
+    names = [run.label for run in runs]
+    title = "eps, in units of 1/255" if levels else "eps"
+    radii = sorted({row["eps"] for row in rows})
+    x = (
+        alt.X("eps:Q")
+        .title(title)
+        .axis(grid=False, values=_spread(radii, 10 if width > 400 else 6), format="~g", labelFlush=False)
+    )
+    y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=_PERCENT, tickCount=5)
+    legend = None
+    if len(runs) > 1:
+        legend = alt.Legend(title=None, orient="top", columns=1, symbolOpacity=1, labelLimit=width - 80, offset=12)
+    colour = alt.Color("run:N").scale(domain=names, range=_cycle(COLOURS, len(names))).legend(legend)
+    shape = alt.Shape("run:N").scale(domain=names, range=_cycle(SHAPES, len(names))).legend(legend)
+    base = alt.Chart(_table(rows)).encode(x=x, color=colour)
+    band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q"), y2="high:Q")
+    line = base.mark_line(strokeWidth=2.2).encode(y=y)
+    dots = base.mark_point(filled=True, size=46, opacity=1).encode(y=y, shape=shape)
+    marks = [{"eps": round(eps * scale, 6)} for eps in sorted({run.summary.eps for run in runs})]
+    rule = alt.Chart(_table(marks)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="eps:Q")
+    note = (
+        alt.Chart(_table(marks))
+        .mark_text(align="right", baseline="top", dx=-6, dy=2, color=MUTED, fontSize=11, text="headline")
+        .encode(x="eps:Q", y=alt.value(0))
+    )
+    return _styled(
+        alt.layer(rule, band, line, dots, note).properties(width=width - 60, height=300 if width > 400 else 230)
+    )
+
+
+def points(run: Run) -> list[tuple[float, Any]]:
+    """(eps, rate) of the curve, from the clean accuracy at 0 on."""
+    found = {point.eps: point.robust_accuracy for point in run.summary.curve}
+    found = {0.0: run.summary.clean_accuracy, **{run.summary.eps: run.summary.robust_accuracy}, **found}
+    return sorted(found.items())
+
+
+def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerChart:
+    """What each stage took away, from all images down to those that held. Its bars are shares of all images."""
+    n = max(len(run.outcomes), 1)
+    rows, before = [], n
+    for loss in losses(run):
+        name = "clean pass" if loss.stage == "clean" else loss.stage
+        spent = wording.count(loss.forwards + loss.backwards)
+        text = f"{wording.count(loss.broken)} {'wrong' if loss.stage == 'clean' else 'broken'}, {spent} evaluations"
+        rows.append({"row": name, "text": text, "from": loss.left / n, "to": before / n, "colour": LOST})
+        before = loss.left
+    rows.append({"row": "still right", "text": wording.count(before), "from": 0.0, "to": before / n, "colour": colour})
+    for place, row in enumerate(rows):
+        row["place"] = place
+    y = alt.Y("place:O").axis(None).scale(paddingInner=0.62, paddingOuter=0.31)
+    base = alt.Chart(_table(rows)).encode(y=y)
+    x = alt.X("from:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=_PERCENT, tickCount=5, domain=False, grid=False)
+    track = base.mark_bar(color=TRACK).encode(x=alt.datum(0), x2=alt.datum(1))
+    bars = base.mark_bar().encode(x=x, x2="to:Q", color=alt.Color("colour:N").scale(None))
+    # Two texts share a line: the name is cut where the count, about 6 pixels a sign, begins.
+    room = max(40, width - 40 - 6 * max(len(row["text"]) for row in rows))
+    # The text stands above its bar: beside it there is no room where a bar spans everything.
+    label = base.mark_text(align="left", baseline="bottom", dy=-11, fontSize=12, color=INK, fontWeight=600, limit=room)
+    note = base.mark_text(align="right", baseline="bottom", dy=-11, fontSize=12, color=MUTED)
+    texts = label.encode(text="row:N", x=alt.value(0)), note.encode(text="text:N", x=alt.value(width - 24))
+    return _styled(alt.layer(track, bars, *texts).properties(width=width - 24, height=46 * len(rows)))
+
+
+def margins(runs: Sequence[Run], *, width: int) -> alt.VConcatChart:
+    """How far every image is from its decision boundary, in logits: one histogram a run, over one scale."""
+    tallies = bins(runs)
+    top = max((bar.share for tally in tallies for bar in tally), default=1.0)
+    ends = [edge for tally in tallies for bar in tally for edge in (bar.low, bar.high)] or [-1.0, 1.0]
+    panels = []
+    for place, (run, tally) in enumerate(zip(runs, tallies)):
+        last = place == len(runs) - 1
+        held = COLOURS[place % len(COLOURS)]
+        rows = [
+            {"low": b.low, "high": b.high, "share": b.share, "colour": LOST if b.high <= 0 else held} for b in tally
+        ]
+        title = "smallest margin found, in logits" if last else None
+        x = (
+            alt.X("low:Q")
+            .title(title)
+            .scale(domain=[min(ends), max(ends)], nice=False)
+            .axis(grid=False, labels=last, ticks=last)
+        )
+        y = alt.Y("share:Q").title(None).scale(domain=[0, top]).axis(labelExpr=_PERCENT, tickCount=3)
+        bars = (
+            alt.Chart(_table(rows))
+            .mark_bar(binSpacing=1)
+            .encode(x=x, x2="high:Q", y=y, y2=alt.datum(0), color=alt.Color("colour:N").scale(None))
+        )
+        zero = alt.Chart(_table([{"low": 0.0}])).mark_rule(color=INK).encode(x="low:Q")
+        sides = [
+            alt.Chart(_table([{"low": 0.0}]))
+            .mark_text(text=word, align=side, dx=step, dy=-5, baseline="bottom", color=MUTED, fontSize=11)
+            .encode(x="low:Q", y=alt.value(0))
+            for word, side, step in (("broken", "right", -5), ("held", "left", 5))
+        ]
+        head = alt.Title(run.label, anchor="start", fontSize=12, color=INK, limit=width - 60, offset=4)
+        panel = alt.layer(bars, zero, *(sides if place == 0 else ())).properties(width=width - 60, height=120)
+        panels.append(panel.properties(title=head) if len(runs) > 1 else panel)
+    return _styled(alt.vconcat(*panels, spacing=18))
+
+
+def svg(chart: Any) -> str:
+    """The chart as an SVG element to stand in a page: no outer size, no ids that could meet another chart's.
+
+    Drawing a chart twice gives the same text: the ids of Vega's clip paths, which count on through the whole process,
+    are dropped together with the paths. No chart draws outside its frame.
+    """
+    file = io.StringIO()
+    chart.save(file, format="svg")
+    xml.register_namespace("", _SVG)
+    root = xml.fromstring(file.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            drawn = child.get("d") or len(child) or child.text or not child.tag.endswith("path")
+            if child.tag.endswith("defs") or not drawn or child.get("class") in ("background", "foreground"):
+                parent.remove(child)
+        for key in ("role", "aria-roledescription", "aria-hidden", "pointer-events", "clip-path", "font-family"):
+            parent.attrib.pop(key, None)
+    _, _, width, height = root.attrib["viewBox"].split()
+    root.attrib.clear()
+    root.attrib.update({"viewBox": f"0 0 {width} {height}", "width": width, "height": height, "aria-hidden": "true"})
+    return xml.tostring(root, encoding="unicode")
+
+
+def save_png(chart: Any, path: Path) -> Path:
+    """Writes the same chart as a PNG on white, at twice its size for sharp print."""
+    chart.properties(background="white").save(str(path), format="png", scale_factor=2)
+    return path
+
+
+def _table(rows: list[dict[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=rows)
+
+
+def _cycle(values: Sequence[str], num: int) -> list[str]:
+    return [values[place % len(values)] for place in range(num)]
+
+
+def _spread(values: list[float], num: int) -> list[float]:
+    """At most about ``num`` of the values, far enough apart for their labels, the last one always among them."""
+    apart = (values[-1] - values[0]) / num
+    kept: list[float] = []
+    for value in reversed(values):
+        if not kept or kept[-1] - value >= apart:
+            kept.append(value)
+    return kept[::-1]
+
+
+def _styled(chart: Any) -> Any:
+    axis = {"labelColor": MUTED, "titleColor": MUTED, "gridColor": RULE, "domainColor": RULE, "tickColor": RULE}
+    sizes: dict[str, Any] = {
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 10,
+        "labelPadding": 5,
+    }
+    return chart.configure(
+        background="transparent",
+        font=FONT,
+        aria=False,
+        padding={"left": 2, "right": 12, "top": 4, "bottom": 2},
+        axis=alt.AxisConfig(**axis, **sizes),
+        legend=alt.LegendConfig(labelColor=INK, labelFontSize=12, symbolStrokeWidth=2.2, rowPadding=4),
+        view=alt.ViewConfig(stroke=None),
+    )

@@ -1,0 +1,243 @@
+"""Puts a page together: reads the runs, draws, fills the templates, writes one file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from holdfast.foundation import units
+from holdfast.foundation.errors import BadValue, StorageError
+from holdfast.records.schema import Finding
+from holdfast.report import charts, pictures, tally, wording
+from holdfast.report.read import Run, read, told_apart
+
+NARROW, WIDE = 330, 760
+"""Pixels: the two drawings of every chart, between which the style sheet chooses."""
+GALLERY = 24
+"""The most gallery items of a page, over all its runs; half as many where the images are large."""
+LONG = 20
+"""With more classes than this the page shows the ``WEAKEST`` and folds the full table away."""
+WEAKEST = 10
+
+_HERE = Path(__file__).parent / "templates"
+_SEVERITY = {"error": 0, "warning": 1, "note": 2}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, drawn wide and narrow, and the text that stands for it where it cannot be seen."""
+
+    wide: Markup
+    narrow: Markup
+    alt: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample of the gallery: three images as data URIs, and the words below them."""
+
+    id: int
+    clean: str
+    adversarial: str
+    difference: str
+    label: str
+    predicted: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Wall:
+    """The gallery of one run; ``factor`` amplifies its differences, ``shrunk`` says that its images are larger,
+    ``total`` is how many are stored, and ``open`` how many are shown without unfolding."""
+
+    run: Run
+    items: tuple[Item, ...]
+    factor: int
+    shrunk: bool
+    total: int
+    open: int
+
+
+def render(folders: Sequence[Path], out: Path) -> Path:
+    """Writes the report of one run, or of several side by side, as one HTML file, and returns its path.
+
+    The page needs no network, no JavaScript and no other file, and is a pure function of the folders' files: the same
+    files give the same bytes. ``out`` appears whole or not at all.
+
+    Args:
+        folders: run folders, in the order of the page. The first is what the others are compared with.
+        out: the file to write; its folder is created where it is missing.
+
+    Raises:
+        BadValue: no folder is given.
+        BadFile: a run is missing, unfinished, damaged, or written by a newer holdfast.
+        StorageError: ``out`` cannot be written.
+    """
+    if not folders:
+        raise BadValue("no run folder is given", hint="give at least one folder that holdfast audit wrote")
+    runs = told_apart([read(Path(folder)) for folder in folders])
+    _write(Path(out), _environment().get_template("page.html").render(_context(runs)))
+    return Path(out)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,  # for every template, whatever its ending: names in a run may hold markup
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = (wording.percent, wording.interval, wording.count, wording.duration, wording.chance, wording.setting)
+    environment.filters.update({word.__name__: word for word in words}, eps=units.show)
+    return environment
+
+
+def _context(runs: list[Run]) -> dict[str, Any]:
+    pairs = [tally.pair(runs[0], run) for run in runs[1:]]
+    return {
+        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        "title": _title(runs),
+        "runs": runs,
+        "headline": wording.headline,
+        "change": wording.change,
+        "points": charts.points,
+        "findings": [(run, _findings(run)) for run in runs],
+        "pairs": [found for found in pairs if found],
+        "unpaired": [run.label for run, found in zip(runs[1:], pairs) if not found],
+        "curves": [_curve(group) for group in _grouped(runs, lambda run: run.summary.threat)],
+        "waterfalls": [_waterfall(run, place, len(runs)) for place, run in enumerate(runs)],
+        "margins": _margins(runs),
+        "unmeasured": [(run, sum(o.margin is None for o in run.outcomes)) for run in runs],
+        "walls": [_wall(run, GALLERY // len(runs)) for run in runs],
+        "tables": [_classes(group) for group in _grouped(runs, lambda run: run.info.data.class_names)],
+        "colour": {run.label: place % len(charts.COLOURS) + 1 for place, run in enumerate(runs)},
+        "class_name": _class_name,
+    }
+
+
+def _title(runs: list[Run]) -> str:
+    if len(runs) == 1:
+        return f"How robust is {runs[0].summary.model}?"
+    if len(runs) == 2:
+        return f"How robust are {runs[0].label} and {runs[1].label}?"
+    return f"How robust are these {len(runs)} models?"
+
+
+def _grouped(runs: Iterable[Run], key: Any) -> list[list[Run]]:
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return list(groups.values())
+
+
+def _findings(run: Run) -> list[Finding]:
+    """What the checks saw, the gravest first, each once."""
+    return sorted(dict.fromkeys((*run.summary.warnings, *run.info.findings)), key=lambda found: _SEVERITY[found.level])
+
+
+def _figure(draw: Any, alt: str, *, wide: int = WIDE) -> Figure:
+    # The SVG comes from our own specifications; Vega escapes the texts in it.
+    wide_one, narrow_one = (Markup(charts.svg(draw(width))) for width in (wide, NARROW))
+    return Figure(wide_one, narrow_one, alt)
+
+
+def _curve(group: list[Run]) -> tuple[list[Run], Figure]:
+    told = "; ".join(
+        f"{run.label}: "
+        + ", ".join(f"{wording.percent(rate.value)} at {units.show(eps)}" for eps, rate in charts.points(run))
+        for run in group
+    )
+    return group, _figure(lambda width: charts.curve(group, width=width), f"Robust accuracy against eps. {told}.")
+
+
+def _waterfall(run: Run, place: int, num: int) -> tuple[Run, Figure]:
+    told = ", ".join(f"{loss.stage} {loss.broken}" for loss in tally.losses(run))
+    colour = charts.COLOURS[place % len(charts.COLOURS)]
+    alt = f"What each stage broke of {len(run.outcomes)} images: {told}."
+    return run, _figure(
+        lambda width: charts.waterfall(run, width=width, colour=colour), alt, wide=WIDE if num == 1 else 500
+    )
+
+
+def _margins(runs: list[Run]) -> Figure:
+    told = "; ".join(
+        f"{run.label}: {sum(not o.held for o in run.outcomes)} of {len(run.outcomes)} below 0" for run in runs
+    )
+    return _figure(lambda width: charts.margins(runs, width=width), f"Histogram of the smallest margins. {told}.")
+
+
+def _wall(run: Run, limit: int) -> Wall:
+    found = run.gallery
+    if found is None:
+        return Wall(run, (), 1, False, 0, 0)
+    shrunk = max(found.clean.shape[2:]) > pictures.SMALL
+    limit = max(1, limit // 2 if shrunk else limit)
+    clean, adversarial = found.clean[:limit], found.adversarial[:limit]
+    factor = pictures.amplification(clean, adversarial)
+    outcomes = {outcome.id: outcome for outcome in run.outcomes}
+    names, levels = run.info.data.class_names, wording.in_levels(run.info.curve)
+    items = []
+    for key, x0, x in zip(found.ids.tolist(), clean, adversarial):
+        outcome = outcomes[key]
+        words = "held at every radius"
+        if outcome.eps is not None:
+            away = wording.distance(outcome.distance, levels=levels)
+            words = "wrong without any change" if not outcome.right else f"found by {outcome.stage} at distance {away}"
+        items.append(
+            Item(
+                id=key,
+                clean=pictures.data_uri(x0),
+                adversarial=pictures.data_uri(x),
+                difference=pictures.data_uri(pictures.difference(x0, x, factor=factor), smooth=False),
+                label=_class_name(names, outcome.label),
+                predicted=_class_name(names, outcome.predicted if outcome.eps is not None else outcome.label),
+                found=words,
+            )
+        )
+    return Wall(run, tuple(items), factor, shrunk, len(found.ids), max(3, limit // 2))
+
+
+def _classes(group: list[Run]) -> dict[str, Any]:
+    """One table for runs over the same classes: per label one cell per run, and the weakest labels of a long table."""
+    columns = [{row.label: row for row in tally.classes(run)} for run in group]
+    labels = sorted({label for column in columns for label in column})
+    rows = [(label, [column.get(label) for column in columns]) for label in labels]
+
+    def weakness(row: tuple[int, list[tally.ClassTally | None]]) -> tuple[float, int]:
+        rates = [cell.robust.value for cell in row[1] if cell]
+        return sum(rates) / len(rates), row[0]
+
+    weakest = sorted(rows, key=weakness)[:WEAKEST] if len(rows) > LONG else []
+    return {"runs": group, "names": group[0].info.data.class_names, "rows": rows, "weakest": weakest}
+
+
+def _class_name(names: Sequence[str], label: int) -> str:
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def _write(out: Path, text: str) -> None:
+    """Whole or not at all: a reader never sees half a page, and a full disk leaves the old one."""
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("wb", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(text.encode("utf-8", errors="replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(out)
+    except OSError as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"{out} cannot be written: {error}", hint="free some space or choose another --out"
+        ) from None

@@ -1,0 +1,77 @@
+"""L1: the absolute changes of all pixel values may add up to at most eps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from holdfast import keys
+from holdfast.foundation.registry import register
+from holdfast.threats.threat import Radius, Threat, room, rows
+
+
+@register
+class L1(Threat):
+    """The absolute changes of all pixel values may add up to at most ``eps``.
+
+    Source: Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks" (ICML 2021).
+    """
+
+    def project(self, x0: Tensor, x: Tensor, *, radius: Radius | None = None) -> Tensor:
+        """The nearest point of ball and box together (Croce and Hein 2021, proposition 2.1).
+
+        With d = x - x0 and c the room of each pixel in d's direction, the answer is x0 + sign(d) clip(|d| - s, 0, c) for
+        the s >= 0 at which its length is eps. The length is piecewise linear in s with kinks at |d| and |d| - c: the
+        kinks are sorted, the segment that crosses eps is found, and s is solved for on it.
+        """
+        eps = self._radius(radius, x0)
+        delta = x - x0
+        size, limit = delta.flatten(1).abs(), room(x0, delta).flatten(1)
+        inside = torch.minimum(size, limit).sum(1) <= eps
+        if inside.all():
+            return x.clamp(0, 1)
+        kinks, order = torch.cat([size, size - limit], 1).sort(dim=1, descending=True)
+        # From the far right, where nothing moves, to the left: a pixel begins to move at |d| and is full at |d| - c.
+        rate = torch.where(order < size.shape[1], 1.0, -1.0).to(x0.dtype).cumsum(1)
+        length = torch.zeros_like(kinks)
+        length[:, 1:] = (rate[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])).cumsum(1)
+        last = (length <= eps[:, None]).sum(1).sub(1).clamp_min(0)[:, None]
+        reached, slope = length.gather(1, last), rate.gather(1, last).clamp_min(1)
+        s = (kinks.gather(1, last) - (eps[:, None] - reached) / slope).clamp_min(0)
+        # The sums above carry rounding of the size of all kinks together; one step with the pixels' own sums removes it.
+        moving = (size > s) & (size - limit < s)
+        excess = torch.minimum((size - s).clamp_min(0), limit).sum(1, keepdim=True) - eps[:, None]
+        s = (s + excess / moving.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
+        s = torch.where(inside[:, None], torch.zeros_like(s), s)
+        moved = torch.minimum((size - s).clamp_min(0), limit)
+        # Rounding can still leave the sum a few ulps above eps; scaling by that much keeps every pixel in the box.
+        moved = moved * (eps / moved.sum(1).clamp_min(torch.finfo(x0.dtype).tiny)).clamp_max(1)[:, None]
+        return (x0 + moved.view_as(delta) * delta.sign()).clamp(0, 1)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """The signs of the 1 % of pixel values with the largest gradients, together of length 1.
+
+        The exact steepest direction moves one value alone and needs thousands of steps; moving the largest few at once is
+        that of Tramer and Boneh, "Adversarial training and robustness for multiple perturbations" (NeurIPS 2019), SLIDE.
+        """
+        return self.sparse(grad, torch.full((len(grad),), max(1.0, 0.01 * grad[0].numel()) if len(grad) else 1.0))
+
+    def sparse(self, grad: Tensor, count: Tensor) -> Tensor:
+        """The signs of the ``count`` (R,) values with the largest gradients in each row, together of length 1."""
+        size = grad.flatten(1).abs()
+        ranked = size.sort(dim=1, descending=True).values
+        place = count.to(grad.device).ceil().long().clamp(1, size.shape[1]).sub(1)[:, None]
+        chosen = (size >= ranked.gather(1, place)) & (size > 0)
+        return (grad.flatten(1).sign() * chosen / chosen.sum(1, keepdim=True).clamp_min(1)).view_as(grad)
+
+    def sample(self, x0: Tensor, key: Tensor, *, radius: Radius | None = None) -> Tensor:
+        """Uniform in the ball, then projected: uniform over the set wherever the ball does not leave the box."""
+        shape = x0.shape[1:]
+        # d + 1 exponential draws, normalised, are uniform on the simplex; dropping one makes them uniform in the ball.
+        parts = -torch.log1p(-keys.uniform(keys.fold(key, 0), (shape.numel() + 1,), dtype=torch.float64))
+        parts = (parts[:, :-1] / parts.sum(1, keepdim=True)).to(x0.dtype).view(len(key), *shape)
+        signs = torch.where(keys.uniform(keys.fold(key, 1), shape) < 0.5, -1.0, 1.0).to(x0.dtype)
+        return self.project(x0, x0 + rows(self._radius(radius, x0), x0) * parts * signs, radius=radius)
+
+    def distance(self, x0: Tensor, x: Tensor) -> Tensor:
+        return (x - x0).flatten(1).abs().sum(1)

@@ -1,0 +1,87 @@
+"""The page in a real browser, opened from disk as a reader would: nothing is fetched, nothing complains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast.report import render
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
+from report_fixture import write_run
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+
+SECTIONS = ["verdict", "doubts", "curve", "stages", "margins", "gallery", "classes", "measured"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("report")
+    long = "a_very_long_name_without_any_place_to_break_" * 3
+    write_run(folder / "a", n=120, shape=(3, 16, 16))
+    write_run(folder / "b", n=120, shape=(3, 16, 16), name=long, typical=20 / 255, command=f"holdfast audit {long * 3}")
+    names = tuple(f"<script>alert({label})</script>" for label in range(100))
+    write_run(folder / "c", n=300, num_classes=100, class_names=names, name=long)
+    return {
+        "one": render([folder / "a"], folder / "one.html"),
+        "two": render([folder / "a", folder / "b"], folder / "two.html"),
+        "many": render([folder / "c"], folder / "many.html"),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280, 2000])
+@pytest.mark.parametrize("name", ["one", "two", "many"])
+def test_the_page_in_a_browser(browser, pages, name, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.goto(pages[name].as_uri())
+
+    assert [url for url in requests if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert complaints == []
+    for section in SECTIONS:
+        assert page.locator(f"#{section}").is_visible(), section
+        assert page.locator(f"#{section} :is(h1, h2)").first.is_visible(), section
+    assert page.locator(".chart svg:visible").count() >= 3
+    assert page.locator(".chart .wide svg:visible").count() * page.locator(".chart .narrow svg:visible").count() == 0
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0
+    broken = page.evaluate("[...document.images].filter(image => image.complete && !image.naturalWidth).length")
+    assert broken == 0
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
+    assert (background > 200) == (scheme == "light")
+    axis = page.locator(".chart .role-axis-label text:visible").first
+    label = axis.evaluate("text => getComputedStyle(text).fill.match(/\\d+/g).map(Number)[0]")
+    assert abs(label - background) > 80  # the charts' texts follow the colour scheme
+    context.close()
+
+
+def test_the_skip_link_comes_first_and_works(browser, pages):
+    page = browser.new_page()
+    page.goto(pages["one"].as_uri())
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the verdict"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#verdict")
+    page.close()
