@@ -1,3 +1,57 @@
 """holdfast: how robust is an image classifier, how to make it robust, and why it is or is not."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast import attacks as attacks
+    from holdfast.ascent.attack import Attack as Attack
+    from holdfast.ascent.attack import Perturbed as Perturbed
+    from holdfast.audit.api import Audit as Audit
+    from holdfast.audit.api import audit as audit
+    from holdfast.audit.plan import Plan as Plan
+    from holdfast.audit.plan import Stage as Stage
+    from holdfast.foundation.errors import HoldfastError as HoldfastError
+    from holdfast.threats.l0 import L0 as L0
+    from holdfast.threats.l1 import L1 as L1
+    from holdfast.threats.l2 import L2 as L2
+    from holdfast.threats.linf import Linf as Linf
+    from holdfast.threats.threat import Threat as Threat
+
 __version__ = "0.1.0"
+
+# Public name -> where it lives. Looked up on first use, so that `import holdfast` imports no torch (PEP 562).
+_PUBLIC = {
+    "Attack": "holdfast.ascent.attack",
+    "Audit": "holdfast.audit.api",
+    "HoldfastError": "holdfast.foundation.errors",
+    "L0": "holdfast.threats.l0",
+    "L1": "holdfast.threats.l1",
+    "L2": "holdfast.threats.l2",
+    "Linf": "holdfast.threats.linf",
+    "Perturbed": "holdfast.ascent.attack",
+    "Plan": "holdfast.audit.plan",
+    "Stage": "holdfast.audit.plan",
+    "Threat": "holdfast.threats.threat",
+    "audit": "holdfast.audit.api",
+}
+
+__all__ = ["L0", "L1", "L2", "Attack", "Audit", "HoldfastError", "Linf", "Perturbed", "Plan", "Stage", "Threat"]
+__all__ += ["__version__", "attacks", "audit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(import_module(_PUBLIC[name]), name)
+    elif name == "attacks":
+        value = import_module("holdfast.attacks")
+    else:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -80,7 +80,7 @@ def write_run(
         for stage, force in STAGES.items():
             fooled = strength[alive] < at * force
             if searches and len(alive):
-                records.append(record(alive[0], stage, at, True, -99.0, search=0))
+                records.append(record(alive[0], stage, at, True, -99.0, final=False))
             mine = [record(k, stage, at, bool(f), float((size[k] - at * force) * 200)) for k, f in zip(alive, fooled)]
             close(stage, at, len(alive), mine)
             alive = alive[~fooled]
@@ -100,13 +100,15 @@ def write_run(
         clean_accuracy=points[0].robust_accuracy, curve=tuple(points),
         robust_accuracy=next(p for p in points if p.eps == eps).robust_accuracy,
         stages=tuple(stages), forwards=sum(s.forwards for s in stages),
-        backwards=sum(s.backwards for s in stages), seconds=75.5, warnings=findings,
+        backwards=sum(s.backwards for s in stages), discarded=0, seconds=75.5, warnings=findings,
     )  # fmt: skip
     (folder / "run.json").write_text(info.model_dump_json(), encoding="utf-8")
     (folder / "summary.json").write_text(summary.model_dump_json(), encoding="utf-8")
-    (folder / "records.jsonl").write_text("".join(r.model_dump_json() + "\n" for r in records), encoding="utf-8")
+    (folder / "records.jsonl").write_text(
+        "".join(r.model_dump_json(exclude_none=True) + "\n" for r in records), encoding="utf-8"
+    )
     if gallery is not None:
-        broken = [r for r in records if r.fooled and r.search is None and 0 < r.eps <= eps][:gallery]
+        broken = [r for r in records if r.fooled and r.final and 0 < r.eps <= eps][:gallery]
         clean = _images(labels[[r.id for r in broken]] if broken else labels[:0], shape)
         noise = [r.eps * np.sign(draw.standard_normal(shape)) for r in broken]
         adversarial = np.clip(clean + np.array(noise).reshape(clean.shape), 0, 1).astype(np.float32)

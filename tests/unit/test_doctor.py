@@ -125,9 +125,8 @@ def test_the_range_of_the_images():
 
 
 def test_logits_of_another_shape():
-    model = load(Honest(), shape=SHAPE)
-    pairs = load(lambda x: (Honest()(x), x) if len(x) > 2 else Honest()(x), shape=SHAPE)
-    assert examine(model, IMAGES, LABELS, NAMES) == ()
+    net = Honest()
+    pairs = load(lambda x: (net(x), x) if len(x) > 2 else net(x), shape=SHAPE)
     (finding,) = examine(pairs, IMAGES, LABELS, NAMES)
     assert (finding.check, finding.level) == ("logits shape", "error")
 
@@ -173,3 +172,8 @@ def test_one_normalisation_too_many_and_swapped_colours_are_named():
                 return torch.where(right[:, None], bgr(x), torch.tensor([20.0, 0, 0, 0]))
 
     assert "flip(1)" in look(Swapped())["clean accuracy"].remedy
+
+
+def test_presets_that_the_images_cannot_tell_apart_are_all_named():
+    found = look(window(IMAGES, PRESETS["cifar100"]))["clean accuracy"]
+    assert "--normalise cifar10 " in found.remedy and "cannot tell" in found.remedy and "cifar100" in found.remedy

@@ -32,7 +32,7 @@ def test_a_tie_is_broken_and_infinite_margins_are_set_aside(tmp_path):
     write_run(tmp_path, n=2, typical=0, wrong=0.0)
     lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     for line in lines:
-        if line["search"] is None:
+        if line["final"]:
             line["margin"] = float("inf") if line["id"] == 1 else (0.0 if line["fooled"] else 3.0)
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     first, second = read(tmp_path).outcomes
@@ -49,10 +49,26 @@ def test_damaged_files_are_named(tmp_path, name, damage):
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes({"empty": b"", "cut": content[:-20], "binary": b"\xff\xfe\x00" * 9, "list": b"[1]"}[damage])
+        path.write_bytes(
+            {"empty": b"", "cut": content[: len(content) // 2], "binary": b"\xff\xfe\x00\n" * 9, "list": b"[1]\n"}[
+                damage
+            ]
+        )
     with pytest.raises(BadFile, match=name) as caught:
         read(tmp_path)
     assert caught.value.hint
+
+
+def test_a_torn_last_line_is_passed_over_unless_it_counts(tmp_path):
+    write_run(tmp_path, n=20, typical=12 / 255)
+    path = tmp_path / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines) + lines[-1][:30])
+    assert len(read(tmp_path).outcomes) == 20
+    last = max(place for place, line in enumerate(lines) if '"fooled":true' in line and '"final":true' in line)
+    path.write_text("".join(lines[:last]) + lines[last][:30])
+    with pytest.raises(BadFile, match=r"by records\.jsonl"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json"])
@@ -60,9 +76,9 @@ def test_a_newer_schema_asks_for_an_update(tmp_path, name):
     write_run(tmp_path, n=5)
     content = json.loads((tmp_path / name).read_text())
     (tmp_path / name).write_text(json.dumps({**content, "schema_version": 2, "new": 1}))
-    with pytest.raises(BadFile, match="schema version 2") as caught:
+    with pytest.raises(BadFile, match="newer holdfast") as caught:
         read(tmp_path)
-    assert "update" in caught.value.hint
+    assert "upgrade" in caught.value.hint
 
 
 def test_a_damaged_line_is_given_by_its_number(tmp_path):
@@ -70,7 +86,7 @@ def test_a_damaged_line_is_given_by_its_number(tmp_path):
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     lines[2] = lines[2].replace('"label"', '"lable"')
     (tmp_path / "records.jsonl").write_text("\n".join(lines))
-    with pytest.raises(BadFile, match="line 3"):
+    with pytest.raises(BadFile, match=r"line 3 of .*records\.jsonl"):
         read(tmp_path)
 
 

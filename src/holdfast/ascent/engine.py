@@ -57,6 +57,7 @@ class Ended:
 
     position: int
     search: int
+    label: int
     fooled: bool
     predicted: int
     value: float
@@ -294,6 +295,7 @@ class Hunt:
                 Ended(
                     position,
                     search,
+                    labels[i],
                     fooled,
                     predicted[i] if fooled else labels[i],
                     value_,

@@ -306,8 +306,9 @@ def accuracy(evidence: Evidence) -> list[Finding]:
     saw = f"{right} of {n} images are classified correctly ({rate.value:.1%}, {interval})"
     found = best_rewiring(evidence.model, evidence.images, evidence.labels)
     if isinstance(found, Rewiring):
-        means = f"it expects other inputs: with {found.name} {found.right} of {found.n} are correct, as it is {found.before}"
-        return [_warning("clean accuracy", saw, means, found.remedy)]
+        means = f"with {found.name} {found.right} of {found.n} are classified correctly, as it is {found.before}"
+        alike = f" (these images cannot tell it from: {', '.join(found.alike)})" if found.alike else ""
+        return [_warning("clean accuracy", saw, means, found.remedy + alike)]
     if not near_chance:
         return []
     means = f"that is near chance for {classes} classes, and no usual normalisation or channel order helps"

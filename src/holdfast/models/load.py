@@ -73,7 +73,7 @@ def load(
     place, image = _device(device), _shape(shape)
     asked = None if normalise is None else normalisation.parse(normalise)
     read = None if weights is None else weight_files.read(weights)
-    declared = {} if read is None else dict(read.metadata)
+    declared = {} if read is None else dict(sorted(read.metadata.items()))
     if options and not isinstance(given, str):
         raise BadValue(
             "options are for a net or factory that is built", hint="leave options out, or name what to build"
@@ -91,6 +91,8 @@ def load(
         module, owned = (module if owned else _copied(module)), True
         weight_files.put(module, read.state, path=str(weights))
     module = _moved(module, place, owned=owned)
+    if owned and isinstance(module, nn.Module):
+        module.eval()
     inside = isinstance(module, nn.Module) and any(isinstance(layer, Normalise) for layer in module.modules())
     if asked is None and read is not None and not inside:  # a net that normalises inside does not want it twice
         asked = normalisation.from_metadata(read.metadata, path=str(weights))
@@ -106,7 +108,7 @@ def load(
         raise BadModel(f"the model has {found} classes and {classes} are expected", hint="give the model that has them")
     return Model(
         module=module,
-        name=name,
+        name=name if weights is None else f"{name} ({Path(weights).name})",
         classes=found,
         shape=image,
         fingerprint=fingerprint(module),
@@ -231,7 +233,9 @@ def _normalised(
         )
     dtype, place = placement(module, device=torch.device("cpu"))
     core = module if isinstance(module, nn.Module) else Called(module)
-    return nn.Sequential(Normalise(*moments).to(place, dtype), core).train(core.training)
+    front = nn.Sequential(Normalise(*moments).to(place, dtype), core)
+    front[0].training = front.training = core.training  # not through train(), which would reach into the user's module
+    return front
 
 
 def _device(given: torch.device | str) -> torch.device:

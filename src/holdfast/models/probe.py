@@ -12,7 +12,7 @@ from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.foundation.errors import BadModel
 from holdfast.models.model import placement
 
-_SIZES = (32, 28, 64, 96, 128, 224, 299)
+_SIZES = (32, 28, 64, 96, 128, 224, 299, 16, 8)
 
 
 def probe(

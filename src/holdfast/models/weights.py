@@ -100,7 +100,7 @@ def _torch(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if path.read_bytes()[:2] not in (b"PK", b"\x80\x02"):
+        if _head(path)[:1] not in (b"P", b"\x80"):
             raise BadFile(f"{str(path)!r} is not a torch file ({_looks_like(path)})", hint=_REMEDY) from error
         raise BadFile(
             f"{str(path)!r} holds a pickle that would run code when it is read, and is refused: {_reason(error)}",
@@ -127,8 +127,7 @@ def _unwrapped(held: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _looks_like(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(512)
+    head = _head(path)
     if not head:
         return "it is empty"
     if head[:2] == b"PK":
@@ -140,6 +139,11 @@ def _looks_like(path: Path) -> str:
     return (
         "it starts like text" if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head) else "of an unknown kind"
     )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(512)
 
 
 def _reason(error: Exception) -> str:

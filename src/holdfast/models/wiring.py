@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Rewiring:
         right: images classified correctly with it.
         before: images classified correctly as they are given.
         n: images tried.
+        alike: names of other presets that these images cannot tell from it.
     """
 
     name: str
@@ -32,10 +33,11 @@ class Rewiring:
     right: int
     before: int
     n: int
+    alike: tuple[str, ...] = ()
 
 
 def best_rewiring(model: Model, images: Tensor, labels: Tensor) -> Rewiring | None:
-    """The candidate with the highest accuracy, if its 95 % interval lies wholly above that of the model as given.
+    """The best candidate, if the 95 % interval of its accuracy lies wholly above that of the model as given.
 
     Args:
         model: the classifier; call it inside `frozen`.
@@ -48,12 +50,24 @@ def best_rewiring(model: Model, images: Tensor, labels: Tensor) -> Rewiring | No
 
     images, labels = images[:_IMAGES], labels[:_IMAGES]
     n, before = len(images), _right(model.module, images, labels)
+    presets = {_named(preset) for preset in PRESETS}
     found = [
         Rewiring(name, remedy, _right(call, images, labels), before, n)
         for name, remedy, call in _candidates(model, images)
     ]
-    best = max(found, key=lambda each: each.right)  # the first of equals: the candidates are in order of likelihood
-    return best if wilson(best.right, n).low > wilson(before, n).high else None
+    best = max(found, key=lambda each: each.right)
+    interval = wilson(best.right, n)
+    if interval.low <= wilson(before, n).high:
+        return None
+    if best.name not in presets:
+        return best
+    # Photographs have such similar statistics that a few images decide between them: the likeliest comes first.
+    alike = [each for each in found if each.name in presets and each.right >= interval.low * n]
+    return replace(alike[0], alike=tuple(each.name for each in alike[1:]))
+
+
+def _named(preset: str) -> str:
+    return f"the normalisation of {preset}"
 
 
 def _right(call: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> int:
@@ -75,7 +89,7 @@ def _candidates(model: Model, images: Tensor) -> Iterator[tuple[str, str, Callab
         yield "no normalisation in front", "pass --normalise 0/1: this model has its normalisation inside", core
     names = [name for name, moments in PRESETS.items() if len(moments.mean) == channels]
     for name in sorted(names, key=lambda name: (name == "imagenet") != (size >= 64)):
-        yield f"the normalisation of {name}", f"pass --normalise {name}", behind(PRESETS[name])
+        yield _named(name), f"pass --normalise {name}", behind(PRESETS[name])
     half, bytes_ = Moments((0.5,), (0.5,)), Moments((0.0,), (1 / 255,))
     yield "inputs in [-1,1]", f"pass --normalise {half}", behind(half)
     yield "inputs in 0 to 255", f"pass --normalise {bytes_}", behind(bytes_)

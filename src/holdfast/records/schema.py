@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
+CLEAN = "clean"
+"""The stage of a run that evaluates the unperturbed images, at radius 0."""
+
 
 class Frozen(BaseModel):
     """The settings that all models of the schema share."""
@@ -95,20 +98,21 @@ class RunInfo(Frozen):
 
 
 class Record(Frozen):
-    """One finished search: a sample at a stage and a radius, or one of several searches of it (``search``).
+    """One finished search, or the verdict of a stage on a sample; one line of ``records.jsonl``.
 
-    ``stage`` is ``clean`` for the unperturbed image. ``search`` is None for the verdict of the stage on the sample; else
-    it is the index of one finished search (target or restart) of a sample whose stage is still going on, which a resumed
-    run does not repeat.
-    ``margin`` is the smallest ``z_y - max_{k != y} z_k`` seen, in logits; ``distance`` is that of the kept point in the
-    threat's norm; ``point`` is its place among the stored points (None: not fooled, nothing stored). ``forwards`` and
-    ``backwards`` count the evaluations of one image that decided the verdict.
+    ``stage`` is `CLEAN` for the unperturbed image. ``final`` says that this is the verdict; else the line is one finished
+    search (target or restart) of a sample whose stage is still going on, which a resumed run does not repeat. ``search`` is
+    the index of the search, of a verdict that of the deciding one.
+    ``margin`` is the smallest ``z_y - max_{k != y} z_k`` seen, in logits; ``value`` is the attack's loss at the kept point,
+    ``distance`` how far it lies from the clean image in the threat's norm, ``point`` its place among the stored points
+    (None: not fooled, nothing stored). ``forwards`` and ``backwards`` count the evaluations of one image that decided it.
     """
 
     id: int
     stage: str
     eps: float
-    search: int | None = None
+    search: int = 0
+    final: bool = True
     label: int
     fooled: bool
     predicted: int
@@ -120,7 +124,7 @@ class Record(Frozen):
     forwards: int
     backwards: int
     ranking: tuple[int, ...] | None = None
-    """Stage ``clean`` only: the wrong classes in the order of their logits, largest first, at most 16."""
+    """Stage `CLEAN` only: the wrong classes in the order of their logits, largest first, at most 16."""
 
 
 class StageSummary(Frozen):

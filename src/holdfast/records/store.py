@@ -28,6 +28,8 @@ class Store:
 
     A point is written before the record that refers to it, and a record is one line, so that a kill at any moment loses
     at most what was not appended yet: a torn last line, and points without a record, are cut off on resume.
+
+    ``broken`` holds the ids that anything has broken so far; ``ranking`` maps an id to its wrong classes by clean logit.
     """
 
     def __init__(self, folder: Path, info: RunInfo) -> None:
@@ -36,61 +38,101 @@ class Store:
         Raises:
             PlanMismatch: the folder holds another run, or something that is no run.
             StorageError: it cannot be written, or another process is writing to it.
+            BadFile: it was damaged by more than a kill.
         """
         self.folder = folder
         self.info = _open_run(folder, info)
-        self._item = int(np.prod(self.info.data.shape)) * np.dtype(self.info.model.dtype).itemsize
+        self.broken: set[int] = set()
+        self.ranking: dict[int, tuple[int, ...]] = {}
+        self._judged: dict[tuple[str, float], set[int]] = {}
+        self._searches: dict[tuple[str, float], dict[tuple[int, int], Record]] = {}
+        self._count = 0
         with storing(folder):
-            self._lock = (folder / RECORDS).open("ab")
+            self._lines = (folder / RECORDS).open("ab")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock.close()
+            self._lines.close()
             raise StorageError(
                 f"another process is writing to {folder}", hint="wait until it has ended, or give another folder with --out"
             ) from None
         with storing(folder):
-            self.records = _repaired(folder / RECORDS)
-            stored = max((r.point + 1 for r in self.records if r.point is not None), default=0)
+            for record in _repaired(folder / RECORDS):
+                self._note(record)
             self._points = (folder / POINTS).open("ab")
-            if self._points.tell() < stored * self._item:
+            size = self._count * point_bytes(self.info)
+            if self._points.tell() < size:
                 raise BadFile(
                     f"{folder / POINTS} is shorter than its records say",
                     hint="the folder was changed by hand: start again in a new one",
                 )
-            self._points.truncate(stored * self._item)
+            self._points.truncate(size)
             self._points.seek(0, os.SEEK_END)
-        self._count = stored
-        self.past_seconds, self.past_discarded = _past(folder)
-        self.started = time.time()
-        self._session({"started": self.started})
+        self._past_seconds, self.past_discarded = _past(folder)
+        self._started = time.time()
+        self._session({"started": self._started})
 
-    def append(self, record: Record, point: np.ndarray | None = None) -> Record:
-        """Writes one finished record, its point first; returns the record with the point's place filled in."""
+    def judged(self, stage: str, eps: float) -> set[int]:
+        """The ids that have a verdict of this stage at this radius."""
+        return self._judged.get((stage, eps), set())
+
+    def searches(self, stage: str, eps: float) -> list[Record]:
+        """The finished searches of samples that have no verdict yet of this stage at this radius."""
+        return list(self._searches.get((stage, eps), {}).values())
+
+    def append(self, record: Record, point: np.ndarray | None = None) -> None:
+        """Writes one finished record, its point first. A point that a search's own record holds is not written again."""
+        held = self._searches.get((record.stage, record.eps), {}).get((record.id, record.search or 0))
+        if held is not None and held.point is not None:
+            record = record.model_copy(update={"point": held.point})
+        elif point is not None:
+            record = record.model_copy(update={"point": self._count})
         with storing(self.folder):
-            if point is not None:
+            if point is not None and record.point == self._count:
                 self._points.write(np.ascontiguousarray(point, dtype=self.info.model.dtype).tobytes())
                 self._points.flush()
-                record = record.model_copy(update={"point": self._count})
-                self._count += 1
-            self._lock.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
-            self._lock.flush()
-        return record
+            self._lines.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+            self._lines.flush()
+        self._note(record)
 
     def finish(self, discarded: int) -> float:
-        """Closes the session in good order; returns the wall seconds of all sessions together."""
-        seconds = time.time() - self.started
-        self._session({"started": self.started, "seconds": seconds, "discarded": discarded})
-        return self.past_seconds + seconds
+        """Ends the session in good order; returns the wall seconds of all sessions together."""
+        with storing(self.folder):
+            for file in (self._points, self._lines):
+                os.fsync(file.fileno())
+        seconds = time.time() - self._started
+        self._session({"started": self._started, "seconds": seconds, "discarded": discarded})
+        return self._past_seconds + seconds
 
     def close(self) -> None:
         """Releases the folder. What is appended is already in the files."""
         self._points.close()
-        self._lock.close()
+        self._lines.close()
+
+    def _note(self, record: Record) -> None:
+        where = (record.stage, record.eps)
+        if record.point is not None:
+            self._count = max(self._count, record.point + 1)
+        if not record.final:
+            self._searches.setdefault(where, {})[record.id, record.search] = record
+            return
+        open_searches = self._searches.get(where, {})
+        for search in [key for key in open_searches if key[0] == record.id]:
+            del open_searches[search]
+        self._judged.setdefault(where, set()).add(record.id)
+        if record.fooled:
+            self.broken.add(record.id)
+        if record.ranking is not None:
+            self.ranking[record.id] = record.ranking
 
     def _session(self, line: dict[str, float]) -> None:
         with storing(self.folder), (self.folder / SESSIONS).open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def point_bytes(info: RunInfo) -> int:
+    """The size of one stored point."""
+    return int(np.prod(info.data.shape)) * np.dtype(info.model.dtype).itemsize
 
 
 def _open_run(folder: Path, info: RunInfo) -> RunInfo:
@@ -101,6 +143,15 @@ def _open_run(folder: Path, info: RunInfo) -> RunInfo:
         return info
     if not (folder / RUN).exists():
         raise PlanMismatch(f"{folder} is not empty and holds no run", hint="give a new folder with --out")
+    return same_run(folder, info)
+
+
+def same_run(folder: Path, info: RunInfo) -> RunInfo:
+    """What the folder says of its run, if that is the run of ``info``.
+
+    Raises:
+        PlanMismatch: it is another one; the message names the first setting that differs.
+    """
     found = read_info(folder)
     for field in _IDENTITY:
         old, new = _identity(found, field), _identity(info, field)
@@ -122,50 +173,48 @@ def _short(value: object) -> str:
     return text if len(text) < 160 else text[:157] + "..."
 
 
-def _repaired(path: Path) -> list[Record]:
-    """All whole records of the file; what follows the last whole one is cut off."""
-    records, good = [], 0
+def _repaired(path: Path) -> Iterator[Record]:
+    """All whole records of the file; a torn last line is cut off.
+
+    Raises:
+        BadFile: a line is damaged that is not the last.
+    """
+    good = 0
     with path.open("r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
+        for number, line in enumerate(file, start=1):
             try:
-                records.append(Record.model_validate_json(line))
+                if not line.endswith(b"\n"):
+                    break
+                record = Record.model_validate_json(line)
             except ValidationError:
+                if file.read(1):
+                    raise BadFile(
+                        f"line {number} of {path} is damaged, and more lines follow it",
+                        hint="cut the file off before that line, or start again in a new folder",
+                    ) from None
                 break
             good += len(line)
-        rest = file.seek(0, os.SEEK_END) - good
-        if rest:
-            file.seek(good)
-            if file.read().count(b"\n") > 1:
-                raise BadFile(
-                    f"line {len(records) + 1} of {path} is damaged, and more lines follow it",
-                    hint="cut the file off before that line, or start again in a new folder",
-                )
-            file.truncate(good)
-    return records
+            yield record
+        file.truncate(good)
 
 
 def _past(folder: Path) -> tuple[float, int]:
     """Wall seconds and discarded evaluations of the sessions before this one; a killed one lasted to its last record."""
     path = folder / SESSIONS
-    if not path.exists():
-        return 0.0, 0
-    sessions: dict[float, tuple[float | None, int]] = {}
-    for line in path.read_text().splitlines():
+    seconds: dict[float, float] = {}
+    discarded = 0
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             entry = json.loads(line)
         except ValueError:
-            continue
-        sessions[entry["started"]] = (entry.get("seconds"), entry.get("discarded", 0))
-    last = (folder / RECORDS).stat().st_mtime
-    starts = sorted(sessions)
-    total = 0.0
-    for start, following in zip(starts, [*starts[1:], float("inf")]):
-        seconds = sessions[start][0]
-        # A killed session's end is the file's last change; of those before the last killed one nothing is known.
-        total += seconds if seconds is not None else max(0.0, last - start) if following == float("inf") else 0.0
-    return total, sum(discarded for _, discarded in sessions.values())
+            continue  # the torn last line of a session that was killed
+        seconds[entry["started"]] = entry.get("seconds", 0.0)
+        discarded += entry.get("discarded", 0)
+    if seconds and not seconds[last := max(seconds)]:
+        seconds[last] = max(0.0, (folder / RECORDS).stat().st_mtime - last)
+        with path.open("a") as file:
+            file.write("\n" + json.dumps({"started": last, "seconds": seconds[last]}) + "\n")
+    return sum(seconds.values()), discarded
 
 
 def read_info(folder: Path) -> RunInfo:
@@ -199,9 +248,9 @@ def _read_model(path: Path, kind, hint: str):
         raise BadFile(f"{path} cannot be read: {error}", hint=hint) from None
 
 
-def read_records(folder: Path) -> list[Record]:
+def read_records(folder: Path) -> Iterator[Record]:
     """All whole records of a run folder; a torn last line is passed over. Changes nothing."""
-    return list(_lines(folder / RECORDS))
+    return _lines(folder / RECORDS)
 
 
 def _lines(path: Path) -> Iterator[Record]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import altair as alt
 
+from holdfast.records.schema import CLEAN
 from holdfast.report import wording
 from holdfast.report.read import Run
 from holdfast.report.tally import bins, losses
@@ -79,9 +80,9 @@ def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerCha
     n = max(len(run.outcomes), 1)
     rows, before = [], n
     for loss in losses(run):
-        name = "clean pass" if loss.stage == "clean" else loss.stage
+        name = "clean pass" if loss.stage == CLEAN else loss.stage
         spent = wording.count(loss.forwards + loss.backwards)
-        text = f"{wording.count(loss.broken)} {'wrong' if loss.stage == 'clean' else 'broken'}, {spent} evaluations"
+        text = f"{wording.count(loss.broken)} {'wrong' if loss.stage == CLEAN else 'broken'}, {spent} evaluations"
         rows.append({"row": name, "text": text, "from": loss.left / n, "to": before / n, "colour": LOST})
         before = loss.left
     rows.append({"row": "still right", "text": wording.count(before), "from": 0.0, "to": before / n, "colour": colour})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ import jinja2
 from markupsafe import Markup
 
 from holdfast.foundation import units
-from holdfast.foundation.errors import BadValue, StorageError
+from holdfast.foundation.errors import BadValue
+from holdfast.records.files import storing, write_atomic
 from holdfast.records.schema import Finding
 from holdfast.report import charts, pictures, tally, wording
 from holdfast.report.read import Run, read, told_apart
@@ -22,6 +21,8 @@ NARROW, WIDE = 330, 760
 """Pixels: the two drawings of every chart, between which the style sheet chooses."""
 GALLERY = 24
 """The most gallery items of a page, over all its runs; half as many where the images are large."""
+FOLDED = 6
+"""A gallery of at most so many items is shown whole; of a longer one the second half is folded away."""
 LONG = 20
 """With more classes than this the page shows the ``WEAKEST`` and folds the full table away."""
 WEAKEST = 10
@@ -83,8 +84,12 @@ def render(folders: Sequence[Path], out: Path) -> Path:
     if not folders:
         raise BadValue("no run folder is given", hint="give at least one folder that holdfast audit wrote")
     runs = told_apart([read(Path(folder)) for folder in folders])
-    _write(Path(out), _environment().get_template("page.html").render(_context(runs)))
-    return Path(out)
+    text = _environment().get_template("page.html").render(_context(runs))
+    out = Path(out)
+    with storing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, [text.encode("utf-8", errors="replace")])
+    return out
 
 
 def _environment() -> jinja2.Environment:
@@ -181,6 +186,7 @@ def _wall(run: Run, limit: int) -> Wall:
     shrunk = max(found.clean.shape[2:]) > pictures.SMALL
     limit = max(1, limit // 2 if shrunk else limit)
     clean, adversarial = found.clean[:limit], found.adversarial[:limit]
+    open_ones = limit if limit <= FOLDED else max(FOLDED, limit // 2)
     factor = pictures.amplification(clean, adversarial)
     outcomes = {outcome.id: outcome for outcome in run.outcomes}
     names, levels = run.info.data.class_names, wording.in_levels(run.info.curve)
@@ -202,7 +208,7 @@ def _wall(run: Run, limit: int) -> Wall:
                 found=words,
             )
         )
-    return Wall(run, tuple(items), factor, shrunk, len(found.ids), max(3, limit // 2))
+    return Wall(run, tuple(items), factor, shrunk, len(found.ids), open_ones)
 
 
 def _classes(group: list[Run]) -> dict[str, Any]:
@@ -221,23 +227,3 @@ def _classes(group: list[Run]) -> dict[str, Any]:
 
 def _class_name(names: Sequence[str], label: int) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
-
-
-def _write(out: Path, text: str) -> None:
-    """Whole or not at all: a reader never sees half a page, and a full disk leaves the old one."""
-    temporary = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(text.encode("utf-8", errors="replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(out)
-    except OSError as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"{out} cannot be written: {error}", hint="free some space or choose another --out"
-        ) from None

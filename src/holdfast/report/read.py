@@ -6,25 +6,22 @@ hundred thousand lines, and a page needs none of them twice.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from holdfast.foundation import units
 from holdfast.foundation.errors import BadFile
-from holdfast.records.schema import SCHEMA_VERSION, Frozen, Record, RunInfo, Summary
+from holdfast.records import store
+from holdfast.records.schema import CLEAN, CurvePoint, Record, RunInfo, Summary
 
 _AGAIN = "run the audit again with the same command; it goes on where it stopped"
 _TOLERANCE = 1e-12  # radii come from the same parser, so that equal ones differ by rounding at most
-
-Model = TypeVar("Model", bound=Frozen)
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,11 @@ def read(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise BadFile(f"there is no run folder {folder}", hint="give the folder that holdfast audit wrote with --out")
-    info = _model(folder / "run.json", RunInfo, hint="give a folder that holdfast audit wrote")
-    summary = _model(folder / "summary.json", Summary, hint=f"the run is not finished: {_AGAIN}")
-    outcomes = _fold(_verdicts(folder / "records.jsonl"), headline=summary.eps)
+    info, summary = store.read_info(folder), store.read_summary(folder)
+    # A record of one search inside a stage is for resuming, not for counting.
+    outcomes = _fold((record for record in store.read_records(folder) if record.final), headline=summary.eps)
     _agree(folder, info, summary, outcomes)
-    gallery = _gallery(folder / "gallery.safetensors", known={outcome.id for outcome in outcomes})
+    gallery = _gallery(folder / store.GALLERY, known={outcome.id for outcome in outcomes})
     return Run(summary.name, info, summary, outcomes, gallery)
 
 
@@ -98,55 +95,7 @@ def told_apart(runs: list[Run]) -> list[Run]:
     return apart
 
 
-def _model(path: Path, kind: type[Model], *, hint: str) -> Model:
-    text = _text(path, hint=hint)
-    try:
-        version = json.loads(text).get("schema_version", SCHEMA_VERSION)
-    except (ValueError, AttributeError) as error:
-        raise BadFile(f"{path} is damaged: it is not a JSON object ({error})", hint=_AGAIN) from None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BadFile(
-            f"{path} has schema version {version}; this holdfast reads up to {SCHEMA_VERSION}",
-            hint="update holdfast: pip install --upgrade holdfast",
-        )
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        raise BadFile(f"{path} is damaged: {_first(error)}", hint=_AGAIN) from None
-
-
-def _text(path: Path, *, hint: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BadFile(f"{path} is missing", hint=hint) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} cannot be read: {error}", hint=_AGAIN) from None
-
-
-def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(str(part) for part in found['loc']) or 'the whole'}: {found['msg']}"
-
-
-def _verdicts(path: Path) -> Iterator[Record]:
-    """The records of whole stages; those of single searches inside a stage are for resuming, not for counting."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    record = Record.model_validate_json(line)
-                except ValidationError as error:
-                    raise BadFile(f"{path}, line {number}, is damaged: {_first(error)}", hint=_AGAIN) from None
-                if record.search is None:
-                    yield record
-    except FileNotFoundError:
-        raise BadFile(f"{path} is missing", hint=_AGAIN) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} cannot be read: {error}", hint=_AGAIN) from None
-
-
-def _fold(records: Iterator[Record], *, headline: float) -> tuple[Outcome, ...]:
+def _fold(records: Iterable[Record], *, headline: float) -> tuple[Outcome, ...]:
     found: dict[int, Outcome] = {}
     for record in records:
         outcome = found.get(record.id, Outcome(record.id, record.label))
@@ -154,7 +103,7 @@ def _fold(records: Iterator[Record], *, headline: float) -> tuple[Outcome, ...]:
         if record.fooled and (outcome.eps is None or record.eps < outcome.eps):
             outcome = replace(
                 outcome,
-                right=outcome.right and record.stage != "clean",
+                right=outcome.right and record.stage != CLEAN,
                 held=outcome.held and not inside,
                 eps=record.eps,
                 stage=record.stage,
@@ -173,13 +122,14 @@ def _fold(records: Iterator[Record], *, headline: float) -> tuple[Outcome, ...]:
 def _agree(folder: Path, info: RunInfo, summary: Summary, outcomes: tuple[Outcome, ...]) -> None:
     """A page whose table contradicts its headline is worse than no page."""
     if not outcomes:
-        raise BadFile(f"{folder / 'records.jsonl'} holds no finished sample", hint=_AGAIN)
+        raise BadFile(f"{folder / store.RECORDS} holds no finished sample", hint=_AGAIN)
     if abs(info.eps - summary.eps) > _TOLERANCE:
         raise BadFile(f"{folder}: run.json is of eps {info.eps:g}, summary.json of eps {summary.eps:g}", hint=_AGAIN)
-    for what, rate, count in (
-        ("clean accuracy", summary.clean_accuracy, sum(outcome.right for outcome in outcomes)),
-        ("robust accuracy", summary.robust_accuracy, sum(outcome.held for outcome in outcomes)),
-    ):
+    claims = [("clean accuracy", summary.clean_accuracy, sum(outcome.right for outcome in outcomes))]
+    for point in (CurvePoint(eps=summary.eps, robust_accuracy=summary.robust_accuracy), *summary.curve):
+        held = sum(outcome.eps is None or outcome.eps > point.eps + _TOLERANCE for outcome in outcomes)
+        claims.append((f"accuracy at eps {units.show(point.eps)}", point.robust_accuracy, held))
+    for what, rate, count in claims:
         if (len(outcomes), count) != (rate.n, round(rate.value * rate.n)):
             raise BadFile(
                 f"{folder}: by summary.json the {what} is {round(rate.value * rate.n)} of {rate.n} samples, "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.foundation.stats import PairedDifference, mcnemar, wilson
-from holdfast.records.schema import Rate
+from holdfast.records.schema import CLEAN, Rate
 from holdfast.report.read import Outcome, Run
 
 _BINS = 32
@@ -65,7 +65,7 @@ def losses(run: Run) -> tuple[Loss, ...]:
     eps = run.summary.eps
     broken = Counter(outcome.stage for outcome in run.outcomes if not outcome.held)
     inside = [stage for stage in run.summary.stages if stage.eps <= eps + 1e-12]
-    order = ["clean", *(stage.name for stage in run.info.stages), *(stage.stage for stage in inside), *sorted(broken)]
+    order = [CLEAN, *(stage.name for stage in run.info.stages), *(stage.stage for stage in inside), *sorted(broken)]
     left, found = len(run.outcomes), []
     for name in dict.fromkeys(order):
         mine = [stage for stage in inside if stage.stage == name]

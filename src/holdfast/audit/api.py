@@ -1,0 +1,140 @@
+"""`holdfast.audit`: an audit from Python, its outcome as a value."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from holdfast.audit import plan as plans
+from holdfast.audit.feed import tensors
+from holdfast.audit.plan import Plan
+from holdfast.audit.run import describe, examined, run
+from holdfast.audit.session import Watcher
+from holdfast.data.load import load as load_data
+from holdfast.data.source import Source
+from holdfast.foundation import units
+from holdfast.models.load import load as load_model
+from holdfast.models.model import Model
+from holdfast.records.schema import CLEAN, Finding, Summary
+from holdfast.records.store import FINAL_POINTS, read_records
+from holdfast.threats.threat import Threat
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The outcome of an audit, sample by sample in the order of ``ids``.
+
+    Args:
+        ids: the samples, (N,) int64.
+        labels: their true labels, (N,) int64.
+        correct: whether the clean image is classified correctly, (N,) bool.
+        robust: whether it still is at the worst point found within ``eps``, (N,) bool.
+        points: that point, (N, C, H, W) floats in [0, 1]; the clean image where nothing fooled.
+        summary: the headline numbers with their intervals, as ``summary.json`` has them.
+        folder: where the run is written; None if it was asked to leave nothing behind.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    correct: Tensor
+    robust: Tensor
+    points: Tensor
+    summary: Summary
+    folder: Path | None
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The share of clean images classified correctly."""
+        return self.summary.clean_accuracy.value
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The share that no attack broke within ``eps``: an upper bound of the truth."""
+        return self.summary.robust_accuracy.value
+
+    @property
+    def forwards(self) -> int:
+        """Evaluations of one image."""
+        return self.summary.forwards
+
+    @property
+    def backwards(self) -> int:
+        """Input gradients of one image."""
+        return self.summary.backwards
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """Reasons to doubt the numbers."""
+        return self.summary.warnings
+
+
+def audit(
+    model: nn.Module | Model | Callable[[Tensor], Tensor] | str,
+    data: Source | tuple[Any, Any] | str | Path | Any,
+    *,
+    threat: Threat,
+    plan: str | Plan = "quick",
+    seed: int = 0,
+    out: str | Path | None = None,
+    curve: Sequence[float | str] = (),
+    limit: int | None = None,
+    slots: int | None = None,
+    watch: Watcher | None = None,
+) -> Audit:
+    """How robust a classifier is, in the worst case over a threat set.
+
+    Args:
+        model: images in [0, 1] -> logits: a module, a function, a `Model`, or text (``"net:NAME"``, ``"module:factory"``).
+        data: a pair (images, labels), a data set, a `Source`, a name (``"digits"``) or a path.
+        threat: the set of allowed perturbations, for example ``holdfast.Linf("8/255")``.
+        plan: which attacks, by name (see `holdfast.audit.plan`) or as a `Plan` of your own.
+        seed: of every random draw, and of ``limit``.
+        out: a folder to write the run to, and to resume it from; nothing is left behind unless given.
+        curve: more radii to audit on the way, for robust accuracy against eps.
+        limit: audit a seeded subset of that many samples.
+        slots: how many searches run at once; chosen by the images' size unless given.
+        watch: called with a `Progress` as samples are finished.
+
+    Raises:
+        HoldfastError: what was given cannot be audited as it stands; the hint says what to do.
+    """
+    chosen = plans.named(plan)
+    chosen.check(threat)
+    radii = [threat.resized(units.parse(eps, name="curve")).eps for eps in curve]
+    source = load_data(data, limit=limit, seed=seed)
+    loaded = model if isinstance(model, Model) else load_model(model, shape=source.shape)
+    findings = examined(loaded, source)
+    info = describe(
+        loaded, source, threat=threat, curve=radii, plan=chosen, seed=seed, findings=findings, name=loaded.name
+    )
+    if out is not None:
+        summary = run(loaded, source, info, Path(out), threat=threat, plan=chosen, slots=slots, watch=watch)
+        return _collected(Path(out), summary, loaded, source, Path(out))
+    with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
+        summary = run(loaded, source, info, Path(folder), threat=threat, plan=chosen, slots=slots, watch=watch)
+        return _collected(Path(folder), summary, loaded, source, None)
+
+
+def _collected(folder: Path, summary: Summary, model: Model, source: Source, kept: Path | None) -> Audit:
+    ids = np.asarray(source.ids)
+    points, labels = tensors(source, ids, dtype=model.dtype, device=torch.device("cpu"))
+    correct = np.zeros(len(ids), dtype=bool)
+    for record in read_records(folder):
+        if record.stage == CLEAN:
+            correct[np.searchsorted(ids, record.id)] = not record.fooled
+    stored = load_file(folder / FINAL_POINTS)
+    inside = stored["eps"] <= summary.eps
+    place = torch.from_numpy(np.searchsorted(ids, stored["ids"][inside].numpy()))
+    points[place] = stored["points"][inside].to(points.dtype)
+    right = torch.from_numpy(correct)
+    robust = right.clone()
+    robust[place] = False
+    return Audit(torch.from_numpy(ids.copy()), labels, right, robust, points, summary, kept)

@@ -1,0 +1,165 @@
+"""From the records of a finished run to its headline numbers, its points in one file, and a small gallery."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from holdfast.data.source import Source, unit_images
+from holdfast.foundation.stats import wilson
+from holdfast.records.files import write_atomic
+from holdfast.records.schema import CLEAN, CurvePoint, Finding, Rate, Record, RunInfo, StageSummary, Summary
+from holdfast.records.store import FINAL_POINTS, GALLERY, POINTS, SUMMARY, Store, point_bytes, read_records
+
+PICTURES = 24
+"""How many broken samples the gallery shows."""
+_CHUNK = 1 << 22
+_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
+
+
+def conclude(store: Store, source: Source, *, seconds: float, discarded: int) -> Summary:
+    """Writes ``points.safetensors``, ``gallery.safetensors`` and ``summary.json``; returns the last.
+
+    A pure function of the records, but for ``seconds`` and ``discarded``.
+    """
+    folder, info = store.folder, store.info
+    broken: dict[int, Record] = {}
+    stages: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
+    wrong = forwards = backwards = total = 0
+    for record in read_records(folder):
+        if not record.final:
+            continue
+        forwards += record.forwards
+        backwards += record.backwards
+        tally = stages[record.stage, record.eps]
+        tally.update(entered=1, broken=int(record.fooled), forwards=record.forwards, backwards=record.backwards)
+        if record.stage == CLEAN:
+            total += 1
+            wrong += record.fooled
+        elif record.fooled:
+            broken[record.id] = record
+    radii = sorted(info.curve)
+    standing = [total - wrong - sum(record.eps <= eps for record in broken.values()) for eps in radii]
+    curve = tuple(CurvePoint(eps=eps, robust_accuracy=rate(k, total)) for eps, k in zip(radii, standing))
+    order = [(CLEAN, 0.0), *((stage.name, eps) for eps in radii for stage in info.stages)]
+    at = {point.eps: point.robust_accuracy for point in curve}
+    summary = Summary(
+        name=info.name,
+        model=info.model.fingerprint,
+        data=info.data.fingerprint,
+        plan=info.plan,
+        threat=info.threat,
+        eps=info.eps,
+        seed=info.seed,
+        clean_accuracy=rate(total - wrong, total),
+        robust_accuracy=at[info.eps],
+        curve=curve,
+        stages=tuple(
+            StageSummary(
+                stage=stage,
+                eps=eps,
+                entered=stages[stage, eps]["entered"],
+                broken=stages[stage, eps]["broken"],
+                forwards=stages[stage, eps]["forwards"],
+                backwards=stages[stage, eps]["backwards"],
+            )
+            for stage, eps in order
+        ),
+        forwards=forwards,
+        backwards=backwards,
+        discarded=discarded,
+        seconds=seconds,
+        warnings=tuple(finding for finding in info.findings if finding.level == "warning") + _doubts(info, stages),
+    )
+    _write_points(folder, info, sorted(broken.values(), key=lambda record: record.id))
+    _write_gallery(folder, info, source, broken)
+    write_atomic(folder / SUMMARY, [summary.model_dump_json(indent=2).encode()])
+    (folder / POINTS).unlink()  # the same points as in the safetensors file; a finished run is not resumed
+    return summary
+
+
+def rate(successes: int, n: int) -> Rate:
+    """A share with its 95 % Wilson interval."""
+    interval = wilson(successes, n)
+    return Rate(value=interval.value, n=interval.n, low=interval.low, high=interval.high)
+
+
+def _doubts(info: RunInfo, stages: dict[tuple[str, float], Counter[str]]) -> tuple[Finding, ...]:
+    """What the run's own numbers say against them."""
+    found = []
+    last = info.stages[-1].name
+    late = stages[last, info.eps]
+    if len(info.stages) > 1 and late["entered"] and late["broken"] > 0.05 * late["entered"]:
+        found.append(
+            Finding(
+                check="unsettled",
+                level="warning",
+                saw=f"the last stage, {last}, still broke {late['broken']} of {late['entered']} samples",
+                means="the search has not settled: a longer one would probably break more",
+                remedy="run a stronger plan before you rely on this number",
+            )
+        )
+    if len(info.stages) == 1:
+        found.append(
+            Finding(
+                check="one attack",
+                level="warning",
+                saw=f"the plan {info.plan} has a single stage",
+                means="one attack is often many points too optimistic",
+                remedy="run the plan quick or thorough before you rely on this number",
+            )
+        )
+    return tuple(found)
+
+
+def _write_points(folder: Path, info: RunInfo, broken: list[Record]) -> None:
+    """``points.safetensors``: ids (M,), eps (M,), points (M, C, H, W). Streamed: the format is a header and raw bytes."""
+    m, item = len(broken), point_bytes(info)
+    ids = np.array([record.id for record in broken], dtype=np.int64)
+    eps = np.array([record.eps for record in broken], dtype=np.float64)
+    header = {
+        "ids": {"dtype": "I64", "shape": [m], "data_offsets": [0, 8 * m]},
+        "eps": {"dtype": "F64", "shape": [m], "data_offsets": [8 * m, 16 * m]},
+        "points": {
+            "dtype": _DTYPES[info.model.dtype],
+            "shape": [m, *info.data.shape],
+            "data_offsets": [16 * m, 16 * m + m * item],
+        },
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+
+    def parts() -> Iterator[bytes]:
+        yield len(text).to_bytes(8, "little") + text
+        yield ids.tobytes() + eps.tobytes()
+        with (folder / POINTS).open("rb") as file:
+            for record in broken:
+                assert record.point is not None
+                file.seek(record.point * item)
+                yield file.read(item)
+
+    write_atomic(folder / FINAL_POINTS, parts())
+
+
+def _write_gallery(folder: Path, info: RunInfo, source: Source, broken: dict[int, Record]) -> None:
+    """The broken samples at even steps through the ids, so that the choice is neither picked nor random."""
+    ids = sorted(broken)
+    chosen = [ids[place * len(ids) // PICTURES] for place in range(PICTURES)] if len(ids) > PICTURES else ids
+    item = point_bytes(info)
+    clean = np.zeros((0, *info.data.shape), dtype=np.float32)
+    adversarial = clean
+    if chosen:
+        clean = unit_images(source.take(chosen).images).astype(np.float32)
+        with (folder / POINTS).open("rb") as file:
+            raw = []
+            for i in chosen:
+                file.seek((broken[i].point or 0) * item)
+                raw.append(np.frombuffer(file.read(item), dtype=info.model.dtype).reshape(info.data.shape))
+        adversarial = np.stack(raw).astype(np.float32)
+    tensors = {"ids": np.array(chosen, dtype=np.int64), "clean": clean, "adversarial": adversarial}
+    write_atomic(folder / GALLERY, [save(tensors)])

@@ -1,0 +1,116 @@
+"""Runs a plan on a model and a source, writing as it goes; a run that finds its folder goes on where it stopped."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from holdfast import __version__
+from holdfast.ascent.frozen import frozen
+from holdfast.audit.conclude import conclude
+from holdfast.audit.feed import tensors
+from holdfast.audit.plan import Plan
+from holdfast.audit.session import Session, Watcher
+from holdfast.data.source import Source
+from holdfast.models.doctor import examine, raise_errors
+from holdfast.models.model import Model
+from holdfast.records.schema import DataInfo, Finding, RunInfo, Summary
+from holdfast.records.store import SUMMARY, Store, read_summary, same_run
+from holdfast.threats.threat import Threat
+
+EXAMINED = 256
+"""How many images the doctor looks at before an audit."""
+
+
+def examined(model: Model, source: Source) -> tuple[Finding, ...]:
+    """What the doctor says of this model on the first images of this source.
+
+    Raises:
+        BadModel, BadData: it cannot be evaluated as it stands.
+    """
+    ids = np.asarray(source.ids)
+    chosen = ids[:: max(1, len(ids) // EXAMINED)][:EXAMINED]
+    images, labels = tensors(source, chosen, dtype=model.dtype, device=model.device)
+    findings = examine(model, images, labels, source.class_names)
+    raise_errors(findings)
+    return findings
+
+
+def describe(
+    model: Model,
+    source: Source,
+    *,
+    threat: Threat,
+    curve: Sequence[float],
+    plan: Plan,
+    seed: int,
+    findings: tuple[Finding, ...],
+    name: str,
+    command: str = "",
+) -> RunInfo:
+    """The run as it will be written."""
+    return RunInfo(
+        name=name,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        plan=plan.name,
+        stages=tuple(stage.info() for stage in plan.stages),
+        threat=threat.name,
+        eps=threat.eps,
+        curve=tuple(sorted({*curve, threat.eps})),
+        seed=seed,
+        model=model.info(),
+        data=DataInfo(
+            name=source.name,
+            fingerprint=source.fingerprint(),
+            n=len(source),
+            shape=source.shape,
+            class_names=source.class_names,
+        ),
+        findings=findings,
+        versions={
+            "holdfast": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "threads": str(torch.get_num_threads()),
+        },
+        command=command,
+    )
+
+
+def run(
+    model: Model,
+    source: Source,
+    info: RunInfo,
+    folder: Path,
+    *,
+    threat: Threat,
+    plan: Plan,
+    slots: int | None = None,
+    watch: Watcher | None = None,
+) -> Summary:
+    """Runs or resumes the audit that ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
+
+    Raises:
+        PlanMismatch: the folder holds another run.
+        StorageError: it cannot be written; what is finished stays finished.
+        BadModel: the model fails on a sample; likewise.
+    """
+    if (folder / SUMMARY).exists():
+        same_run(folder, info)
+        return read_summary(folder)
+    store = Store(folder, info)
+    try:
+        with frozen(model.module):
+            session = Session(model, source, store, threat=threat, plan=plan, slots=slots, watch=watch)
+            session.run()
+        seconds = store.finish(session.discarded)
+        return conclude(store, source, seconds=seconds, discarded=store.past_discarded + session.discarded)
+    finally:
+        store.close()

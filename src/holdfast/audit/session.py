@@ -1,0 +1,203 @@
+"""One session of a run: the clean pass and every stage at every radius, on what is still unbroken and unfinished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from holdfast import keys
+from holdfast.ascent import engine
+from holdfast.ascent.attack import ranking
+from holdfast.ascent.engine import Ended, Hunt, Verdict
+from holdfast.ascent.meter import Meter
+from holdfast.ascent.search_copy import search_copy
+from holdfast.audit.feed import SourceFeed, tensors
+from holdfast.audit.plan import Plan, Stage
+from holdfast.data.source import Source
+from holdfast.foundation.errors import BadModel
+from holdfast.losses import margin
+from holdfast.models.model import Model
+from holdfast.records.schema import CLEAN, Record
+from holdfast.records.store import Store
+from holdfast.threats.threat import Threat
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+        stage, eps: what is running.
+        done, total: samples with a verdict, of those that entered the stage.
+        robust: samples that nothing has broken yet at this radius; all: samples of the run.
+        seconds: wall time of this session so far; eta: seconds left if every sample still in the run stood to its end (an
+            upper estimate; None before anything was measured).
+    """
+
+    stage: str
+    eps: float
+    done: int
+    total: int
+    robust: int
+    all: int
+    seconds: float
+    eta: float | None
+
+
+Watcher = Callable[[Progress], None]
+
+
+class Session:
+    """The work of a run from where its store stands to its end."""
+
+    def __init__(
+        self,
+        model: Model,
+        source: Source,
+        store: Store,
+        *,
+        threat: Threat,
+        plan: Plan,
+        slots: int | None,
+        watch: Watcher | None,
+    ) -> None:
+        sample, _ = tensors(source, np.asarray(source.ids)[:32], dtype=model.dtype, device=model.device)
+        module = model.module
+        self.model = model
+        self.source = source
+        self.store = store
+        self.threat = threat
+        self.plan = plan
+        self.watch = watch
+        self.slots = slots or engine.default_slots(sample)
+        self.original = Meter(module)
+        self.searched = Meter(search_copy(module, sample).module if isinstance(module, nn.Module) else module)
+        self.began = time.monotonic()
+        self.discarded = 0
+        """Evaluations spent on searches that ran ahead of a success and were dropped."""
+
+    def run(self) -> None:
+        """Everything that is not recorded yet."""
+        self.clean()
+        for eps in self.store.info.curve:
+            for stage in self.plan.stages:
+                self.stage(stage, self.threat.resized(eps))
+
+    def clean(self) -> None:
+        """The clean pass: one forward per sample, of the classifier itself."""
+        known = self.store.judged(CLEAN, 0.0)
+        ids = np.array([i for i in self.source.ids.tolist() if i not in known], dtype=np.int64)
+        self._report(CLEAN, 0.0, len(known), len(self.source))
+        for start in range(0, len(ids), self.slots):
+            part = ids[start : start + self.slots]
+            x, y = tensors(self.source, part, dtype=self.model.dtype, device=self.model.device)
+            logits = engine.predict(self.original, x)
+            finite = torch.isfinite(logits).all(1)
+            if not bool(finite.all()):
+                bad = part[int((~finite).nonzero()[0, 0])]
+                raise BadModel(
+                    f"the model's logits are not finite (NaN or infinite) on the sample {bad}",
+                    hint="look for divisions by zero or half-precision overflow; drop the sample if its image is broken",
+                )
+            value = margin(logits, y, torch.full_like(y, -1))
+            columns = (part, y, logits.argmax(1), value, ranking(logits, y))
+            for sample, label, predicted, lead, ranks in zip(*(column.tolist() for column in columns)):
+                record = Record(
+                    id=sample,
+                    stage=CLEAN,
+                    eps=0.0,
+                    label=label,
+                    fooled=predicted != label,
+                    predicted=predicted,
+                    margin=-lead,
+                    value=lead,
+                    distance=0.0,
+                    steps=0,
+                    forwards=1,
+                    backwards=0,
+                    ranking=tuple(ranks),
+                )
+                self.store.append(record)
+            self._report(CLEAN, 0.0, len(known) + start + len(part), len(self.source))
+
+    def stage(self, stage: Stage, threat: Threat) -> None:
+        """One stage at one radius, on the samples that nothing has broken yet."""
+        eps = threat.eps
+        judged = self.store.judged(stage.name, eps)
+        ids = np.array([i for i in self.source.ids.tolist() if i not in self.store.broken and i not in judged], dtype=np.int64)
+        entered = len(ids) + len(judged)
+        self._report(stage.name, eps, len(judged), entered)
+        if not len(ids):
+            return
+        place = {i: position for position, i in enumerate(ids.tolist())}
+        ranks = torch.tensor([self.store.ranking[i] for i in ids.tolist()], dtype=torch.int64).view(len(ids), -1)
+        hunt = Hunt(
+            attack=stage.attack,
+            threat=threat,
+            targets=stage.attack.searches(ranks),
+            model=self.searched,
+            original=self.original,
+            slots=self.slots,
+            stage=keys.number(f"{stage.name} at {eps!r}"),
+        )
+        feed = SourceFeed.of(
+            self.source, ids, seed=self.store.info.seed, dtype=self.model.dtype, device=self.model.device
+        )
+        before = [_ended(record, place[record.id]) for record in self.store.searches(stage.name, eps) if record.id in place]
+        made, charged, done = self._made(), -sum(e.forwards + e.backwards for e in before), len(judged)
+        for event in hunt.events(feed, before=before):
+            final = isinstance(event, Verdict)
+            self.store.append(_record(event, int(ids[event.position]), stage.name, eps), _point(event))
+            if final:
+                done += 1
+                charged += event.forwards + event.backwards
+                self._report(stage.name, eps, done, entered)
+        self.discarded += max(0, self._made() - made - charged)
+
+    def _made(self) -> int:
+        return self.original.forwards + self.searched.forwards + self.searched.backwards
+
+    def _report(self, stage: str, eps: float, done: int, total: int) -> None:
+        if self.watch is None:
+            return
+        seconds, standing = time.monotonic() - self.began, len(self.source) - len(self.store.broken)
+        eta = self._most_left(stage, eps, total - done, standing) * seconds / self._made() if self._made() else None
+        self.watch(Progress(stage, eps, done, total, standing, len(self.source), seconds, eta))
+
+    def _most_left(self, stage: str, eps: float, left: int, standing: int) -> int:
+        """Evaluations still to come if no sample falls any more."""
+        one = self.plan.most_evaluations(self.threat, 1, self.model.classes)
+        stages = [(radius, name) for radius in self.store.info.curve for name in one]
+        reached = stages.index((eps, stage)) if stage != CLEAN else -1
+        ahead = [sum(one[name]) * standing for _, name in stages[reached + 1 :]]
+        return sum(ahead) + left * (sum(one[stage]) if stage != CLEAN else 1)
+
+
+_SHARED = ("label", "fooled", "predicted", "value", "margin", "distance", "steps", "forwards", "backwards")
+
+
+def _ended(record: Record, position: int) -> Ended:
+    """A search that an earlier session finished."""
+    assert record.search is not None
+    return Ended(position, record.search, **{field: getattr(record, field) for field in _SHARED})
+
+
+def _record(event: Ended, sample: int, stage: str, eps: float) -> Record:
+    values = {field: getattr(event, field) for field in _SHARED}
+    return Record(
+        id=sample,
+        stage=stage,
+        eps=eps,
+        search=event.search,
+        final=isinstance(event, Verdict),
+        **values,
+    )
+
+
+def _point(event: Ended) -> np.ndarray | None:
+    return event.x.cpu().numpy() if event.fooled and event.x is not None else None

@@ -1,0 +1,96 @@
+"""Replays every stored point of a run: inside the set, and misclassified, by one clean forward each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from holdfast.ascent import engine
+from holdfast.ascent.frozen import frozen
+from holdfast.audit.feed import tensors
+from holdfast.data.source import Source
+from holdfast.foundation import registry
+from holdfast.foundation.errors import BadFile, PlanMismatch
+from holdfast.models.model import Model
+from holdfast.records.store import FINAL_POINTS, read_info, read_summary
+
+TOLERANCE = 1e-6
+"""How far, absolutely and relative to the radius, a stored point may lie outside the set: rounding of float32."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The outcome of a replay.
+
+    Args:
+        points: how many stored points were replayed.
+        upheld: how many are inside the set, in [0, 1] and misclassified.
+        refuted: (sample id, why not) of the others.
+        claimed, found: the number of samples broken by the summary, and by the points.
+    """
+
+    points: int
+    upheld: int
+    refuted: tuple[tuple[int, str], ...]
+    claimed: int
+    found: int
+
+    @property
+    def good(self) -> bool:
+        """Whether every claim of the run is borne out."""
+        return self.upheld == self.points and self.claimed == self.found
+
+
+def verify(
+    folder: Path, model: Model, source: Source, *, slots: int = 256, watch: Callable[[int, int], None] | None = None
+) -> Verified:
+    """Replays the points of a finished run on the model and the images that it was made with.
+
+    Raises:
+        BadFile: the run is not finished, or its points are damaged.
+        PlanMismatch: the model or the data are not those of the run.
+    """
+    info, summary = read_info(folder), read_summary(folder)
+    for what, then, now in (
+        ("model", info.model.fingerprint, model.fingerprint),
+        ("data", info.data.fingerprint, source.fingerprint()),
+    ):
+        if then != now:
+            raise PlanMismatch(
+                f"the {what} is not the one of the run: fingerprint {now}, the run has {then}",
+                hint=f"give the {what} that {folder} was made with, with the same options (limit and seed, too)",
+            )
+    path = folder / FINAL_POINTS
+    refuted: list[tuple[int, str]] = []
+    try:
+        with safe_open(path, "pt") as file, frozen(model.module):
+            ids, radii = file.get_tensor("ids"), file.get_tensor("eps")
+            points = file.get_slice("points")
+            for start in range(0, len(ids), slots):
+                part = ids[start : start + slots].numpy()
+                x = points[start : start + slots].to(model.device, model.dtype)
+                x0, y = tensors(source, part, dtype=model.dtype, device=model.device)
+                fooled = engine.predict(model, x).argmax(1) != y
+                distance = registry.load("threat", info.threat)(info.eps).distance(x0, x)
+                allowed = radii[start : start + slots].to(distance) * (1 + TOLERANCE) + TOLERANCE
+                boxed = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+                for i, sample in enumerate(part.tolist()):
+                    if not bool(boxed[i]):
+                        refuted.append((sample, "has pixels outside [0, 1]"))
+                    elif not float(distance[i]) <= float(allowed[i]):
+                        refuted.append((sample, f"lies {float(distance[i]):.6g} away, {float(radii[start + i]):.6g} is allowed"))
+                    elif not bool(fooled[i]):
+                        refuted.append((sample, "is classified correctly"))
+                if watch:
+                    watch(min(start + slots, len(ids)), len(ids))
+    except (OSError, SafetensorError) as error:
+        raise BadFile(f"{path} cannot be read: {error}", hint="run the same audit again: it writes the file anew") from None
+    at = {point.eps: point.robust_accuracy for point in summary.curve}
+    widest = at[max(at)]
+    claimed = round(summary.clean_accuracy.value * summary.clean_accuracy.n) - round(widest.value * widest.n)
+    return Verified(len(ids), len(ids) - len(refuted), tuple(refuted), claimed, len(np.unique(ids.numpy())))
