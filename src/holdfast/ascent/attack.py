@@ -22,7 +22,6 @@ from holdfast.foundation.registry import name_of
 from holdfast.losses import Loss, margin
 from holdfast.threats.threat import Threat
 
-
 RANKED = 16
 """How many wrong classes a ranking names: more than any published attack targets."""
 
@@ -89,7 +88,7 @@ class Attack(ABC):
 
     @abstractmethod
     def steps_on(self, threat: Threat) -> int:
-        """How many steps a search takes that does not succeed: its cost in forwards and in gradients, but for one forward."""
+        """How many steps a search takes that does not succeed; it costs so many gradients, and one forward more."""
 
     def configuration(self) -> dict[str, Any]:
         """The fields and their values, as plain data."""
@@ -144,7 +143,9 @@ class Attack(ABC):
         ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device, torch.int64)
         with frozen(model):
             original = Meter(model)
-            logits = torch.cat([engine.predict(original, part) for part in x.split(slots)]) if len(x) else x.new_zeros(0, 1)
+            logits = (
+                torch.cat([engine.predict(original, part) for part in x.split(slots)]) if len(x) else x.new_zeros(0, 1)
+            )
             if len(x) and (logits.dim() != 2 or int(y.max()) >= logits.shape[1]):
                 raise BadModel(
                     f"the model returns {tuple(logits.shape)} for {len(x)} images with labels up to {int(y.max())}",
@@ -202,9 +203,7 @@ class _Collected:
 
     def result(self, threat: Threat) -> Perturbed:
         distance = threat.distance(self.x0, self.x) if len(self.x) else self.value
-        return Perturbed(
-            self.x, self.fooled, self.value, self.margin, distance, self.forwards, self.backwards
-        )
+        return Perturbed(self.x, self.fooled, self.value, self.margin, distance, self.forwards, self.backwards)
 
 
 def _check_batch(x: Tensor, y: Tensor) -> None:

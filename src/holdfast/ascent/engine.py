@@ -32,8 +32,10 @@ PATIENCE = 16
 class Feed(Protocol):
     """Where the engine takes samples from, by position. Only the samples in flight need to be in memory."""
 
-    key: Tensor
-    """(N,) int64: what each sample's randomness is made from."""
+    @property
+    def key(self) -> Tensor:
+        """(N,) int64: what each sample's randomness is made from."""
+        ...
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The clean images (R, C, H, W) and labels (R,) at these positions, (R,) int64 on the CPU."""
@@ -287,7 +289,10 @@ class Hunt:
         for i, (fooled, value_, margin, distance, steps, (forwards, backwards)) in enumerate(columns):
             if again[i]:
                 back = _Flight([flight.place[i]], flight.spent[i : i + 1] + torch.tensor([1, 0]), None)
-                yield None, dataclasses.replace(back, state=_reset(take(state, torch.tensor([i], device=rows.y.device))))
+                yield (
+                    None,
+                    dataclasses.replace(back, state=_reset(take(state, torch.tensor([i], device=rows.y.device)))),
+                )
                 continue
             position, search = flight.place[i]
             kept = judged.best[i].clone() if fooled or self.keep else None
@@ -330,13 +335,11 @@ def _decide(sample: _Sample, width: int) -> Verdict | None:
     considered = [sample.ended[i] for i in range(search + 1)]
     last = considered[-1]
     chosen = last if last.fooled else max(considered, key=lambda e: e.value)
-    return Verdict(
-        **{
-            **vars(chosen),
-            "margin": min(e.margin for e in considered),
-            "forwards": sum(e.forwards for e in considered),
-            "backwards": sum(e.backwards for e in considered),
-        }
+    return dataclasses.replace(
+        Verdict(**vars(chosen)),
+        margin=min(e.margin for e in considered),
+        forwards=sum(e.forwards for e in considered),
+        backwards=sum(e.backwards for e in considered),
     )
 
 

@@ -67,7 +67,9 @@ class Steepest:
             # Dong et al. 2018, equation 6: the gradient's length is divided out before it is accumulated.
             mean = grad.flatten(1).abs().mean(1).clamp_min(torch.finfo(grad.dtype).tiny)
             grad = velocity = self.momentum * state.velocity + grad / per_row(mean, grad)
-        length = torch.as_tensor(self.size * self.schedule(state.count, self.steps), dtype=grad.dtype, device=grad.device)
+        length = torch.as_tensor(
+            self.size * self.schedule(state.count, self.steps), dtype=grad.dtype, device=grad.device
+        )
         x = state.x + per_row(length.expand(len(state)), grad) * rows.threat.steepest(grad)
         count = state.count + 1
         return dataclasses.replace(
@@ -82,10 +84,13 @@ class Steepest:
 class SteepestAttack(Attack):
     """An attack that is one named combination of direction, step rule, loss and start: a `rule` is all it adds.
 
-    A field ``loss`` names the loss (see `holdfast.losses`).
+    Its field ``loss`` names the loss (see `holdfast.losses`).
     """
 
-    loss: str
+    @property
+    @abstractmethod
+    def loss(self) -> str:
+        """The name of the loss that rises."""
 
     @abstractmethod
     def rule(self, threat: Threat) -> Steepest:

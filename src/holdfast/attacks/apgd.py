@@ -105,7 +105,9 @@ class APGD(Attack):
         at_least_one("restarts", self.restarts)
         starts.named(self.start)
         if isinstance(self.targets, bool) or not isinstance(self.targets, int) or self.targets < 0:
-            raise BadValue(f"targets is {self.targets!r}; it must be a whole number, at least 0", hint="the paper uses 9")
+            raise BadValue(
+                f"targets is {self.targets!r}; it must be a whole number, at least 0", hint="the paper uses 9"
+            )
         if self.radii is not None:
             object.__setattr__(self, "radii", tuple((float(share), float(factor)) for share, factor in self.radii))
             for share, factor in self.radii or ():
@@ -170,7 +172,9 @@ class APGD(Attack):
             support=full + 0.2 * x[0].numel(),
             old_support=full + x[0].numel(),
         )
-        return dataclasses.replace(state, eta=full + self._first_step(rows.threat, phase), window=none + self._window(rows.threat, phase))
+        return dataclasses.replace(
+            state, eta=full + self._first_step(rows.threat, phase), window=none + self._window(rows.threat, phase)
+        )
 
     def step(self, model: Classifier, state: State) -> Climb:
         assert isinstance(state, Climb)
@@ -205,7 +209,9 @@ class APGD(Attack):
         if isinstance(state.rows.threat, L1):
             support = (state.peak != state.rows.x0).flatten(1).sum(1).to(state.eta.dtype)
             back = at & (support < SPARSER * state.old_support)
-            full = self._per_row(state.count, phases, [self._first_step(state.rows.threat, p) for p in phases], state.eta)
+            full = self._per_row(
+                state.count, phases, [self._first_step(state.rows.threat, p) for p in phases], state.eta
+            )
             shorter = torch.maximum(state.eta / SHRINK, full / SMALLEST)
             eta = torch.where(back, full, torch.where(at, shorter, state.eta))
             state = dataclasses.replace(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from holdfast.ascent.attack import RANKED, Attack
-from holdfast.attacks.apgd import APGD
-from holdfast.attacks.pgd import PGD
+from holdfast.audit.outlines import OUTLINES
+from holdfast.foundation import registry
 from holdfast.foundation.errors import UnknownName
 from holdfast.foundation.registry import name_of
 from holdfast.records.schema import StageInfo
@@ -55,47 +54,16 @@ class Plan:
         return cost
 
 
-_SWEEP = Stage("pgd", PGD(steps=20, loss="margin", start="clean", schedule="cosine"))
-
-PLANS: dict[str, Plan] = {
-    plan.name: plan
-    for plan in (
-        Plan("sweep", "a first look: one short search per sample, far too optimistic to publish", (_SWEEP,)),
-        Plan(
-            "quick",
-            "a daily check: a short sweep, then APGD on cross-entropy and towards the three likeliest wrong classes",
-            (
-                _SWEEP,
-                Stage("apgd-ce", APGD(steps=50, loss="ce")),
-                Stage("apgd-t", APGD(steps=50, loss="targeted_dlr", targets=3)),
-            ),
-        ),
-        Plan(
-            "thorough",
-            "a number to act on: the sweep, then APGD-CE and APGD-T with AutoAttack's budgets (its two gradient attacks)",
-            (
-                _SWEEP,
-                Stage("apgd-ce", APGD(steps=100, loss="ce")),
-                Stage("apgd-t", APGD(steps=100, loss="targeted_dlr", targets=9)),
-            ),
-        ),
-    )
-}
-
-
 def named(name: str | Plan) -> Plan:
-    """The plan of that name; a `Plan` of one's own passes.
+    """The plan of that name (see `holdfast.audit.outlines`); a `Plan` of one's own passes.
 
     Raises:
         UnknownName: no plan has it.
     """
     if isinstance(name, Plan):
         return name
-    if name not in PLANS:
-        raise UnknownName.among("plan", name, PLANS)
-    return PLANS[name]
-
-
-def of(name: str, stages: Sequence[tuple[str, Attack]], *, about: str = "") -> Plan:
-    """A plan of one's own from (stage name, attack) pairs."""
-    return Plan(name, about, tuple(Stage(stage, attack) for stage, attack in stages))
+    if name not in OUTLINES:
+        raise UnknownName.among("plan", name, OUTLINES)
+    outline = OUTLINES[name]
+    stages = tuple(Stage(stage, registry.load("attack", attack)(**fields)) for stage, attack, fields in outline.stages)
+    return Plan(outline.name, outline.about, stages)

@@ -6,11 +6,13 @@ import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from holdfast import __version__
+from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen
 from holdfast.audit.conclude import conclude
 from holdfast.audit.feed import tensors
@@ -27,16 +29,38 @@ EXAMINED = 256
 """How many images the doctor looks at before an audit."""
 
 
-def examined(model: Model, source: Source) -> tuple[Finding, ...]:
-    """What the doctor says of this model on the first images of this source.
+class Examined(NamedTuple):
+    """What the doctor saw: its findings, and the accuracy on the ``n`` images that it looked at."""
+
+    findings: tuple[Finding, ...]
+    accuracy: float
+    n: int
+
+
+def look(model: Model, source: Source) -> Examined:
+    """The doctor's view of this model on images spread evenly over this source. Raises nothing on errors found.
 
     Raises:
-        BadModel, BadData: it cannot be evaluated as it stands.
+        BadData: the images themselves cannot be read.
     """
     ids = np.asarray(source.ids)
     chosen = ids[:: max(1, len(ids) // EXAMINED)][:EXAMINED]
     images, labels = tensors(source, chosen, dtype=model.dtype, device=model.device)
     findings = examine(model, images, labels, source.class_names)
+    right = torch.zeros(0)
+    if not any(finding.level == "error" for finding in findings):
+        with frozen(model.module):
+            right = (engine.predict(model, images).argmax(1) == labels).float()
+    return Examined(findings, float(right.mean()) if len(right) else float("nan"), len(chosen))
+
+
+def examined(model: Model, source: Source) -> tuple[Finding, ...]:
+    """The doctor's findings, before an audit.
+
+    Raises:
+        BadModel, BadData: it cannot be evaluated as it stands.
+    """
+    findings = look(model, source).findings
     raise_errors(findings)
     return findings
 
@@ -52,6 +76,7 @@ def describe(
     findings: tuple[Finding, ...],
     name: str,
     command: str = "",
+    request: dict[str, Any] | None = None,
 ) -> RunInfo:
     """The run as it will be written."""
     return RunInfo(
@@ -81,6 +106,7 @@ def describe(
             "threads": str(torch.get_num_threads()),
         },
         command=command,
+        request=request or {},
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from holdfast import keys
 from holdfast.ascent import engine
@@ -129,7 +129,9 @@ class Session:
         """One stage at one radius, on the samples that nothing has broken yet."""
         eps = threat.eps
         judged = self.store.judged(stage.name, eps)
-        ids = np.array([i for i in self.source.ids.tolist() if i not in self.store.broken and i not in judged], dtype=np.int64)
+        ids = np.array(
+            [i for i in self.source.ids.tolist() if i not in self.store.broken and i not in judged], dtype=np.int64
+        )
         entered = len(ids) + len(judged)
         self._report(stage.name, eps, len(judged), entered)
         if not len(ids):
@@ -148,7 +150,9 @@ class Session:
         feed = SourceFeed.of(
             self.source, ids, seed=self.store.info.seed, dtype=self.model.dtype, device=self.model.device
         )
-        before = [_ended(record, place[record.id]) for record in self.store.searches(stage.name, eps) if record.id in place]
+        before = [
+            _ended(record, place[record.id]) for record in self.store.searches(stage.name, eps) if record.id in place
+        ]
         made, charged, done = self._made(), -sum(e.forwards + e.backwards for e in before), len(judged)
         for event in hunt.events(feed, before=before):
             final = isinstance(event, Verdict)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 
 from holdfast.ascent import engine
@@ -83,13 +82,17 @@ def verify(
                     if not bool(boxed[i]):
                         refuted.append((sample, "has pixels outside [0, 1]"))
                     elif not float(distance[i]) <= float(allowed[i]):
-                        refuted.append((sample, f"lies {float(distance[i]):.6g} away, {float(radii[start + i]):.6g} is allowed"))
+                        refuted.append(
+                            (sample, f"lies {float(distance[i]):.6g} away, {float(radii[start + i]):.6g} is allowed")
+                        )
                     elif not bool(fooled[i]):
                         refuted.append((sample, "is classified correctly"))
                 if watch:
                     watch(min(start + slots, len(ids)), len(ids))
     except (OSError, SafetensorError) as error:
-        raise BadFile(f"{path} cannot be read: {error}", hint="run the same audit again: it writes the file anew") from None
+        raise BadFile(
+            f"{path} cannot be read: {error}", hint="run the same audit again: it writes the file anew"
+        ) from None
     at = {point.eps: point.robust_accuracy for point in summary.curve}
     widest = at[max(at)]
     claimed = round(summary.clean_accuracy.value * summary.clean_accuracy.n) - round(widest.value * widest.n)

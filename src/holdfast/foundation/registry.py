@@ -123,4 +123,4 @@ def _decorated(path: Path) -> ast.ClassDef | ast.FunctionDef | None:
 def _first_line(path: Path) -> str:
     node = _decorated(path)
     text = ast.get_docstring(node) if node else None
-    return text.partition("\n")[0] if text else ""
+    return text.partition("\n")[0].replace("``", "") if text else ""

@@ -22,7 +22,9 @@ def storing(path: Path) -> Iterator[None]:
                 f"no space left to write {path}", hint="free some space and run the same command again: it resumes"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"{path} cannot be written: {error.strerror}", hint="give a folder you may write to") from error
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror}", hint="give a folder you may write to"
+            ) from error
         raise StorageError(f"{path} cannot be written: {error}", hint="give another folder with --out") from error
 
 

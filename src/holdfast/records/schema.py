@@ -95,6 +95,8 @@ class RunInfo(Frozen):
     findings: tuple[Finding, ...] = ()
     versions: dict[str, str]
     command: str = ""
+    request: dict[str, Any] = Field(default_factory=dict)
+    """The configuration of a run that was asked for by text: enough to load its model and its data again."""
 
 
 class Record(Frozen):

@@ -54,7 +54,8 @@ class Store:
         except OSError:
             self._lines.close()
             raise StorageError(
-                f"another process is writing to {folder}", hint="wait until it has ended, or give another folder with --out"
+                f"another process is writing to {folder}",
+                hint="wait until it has ended, or give another folder with --out",
             ) from None
         with storing(folder):
             for record in _repaired(folder / RECORDS):
@@ -262,6 +263,8 @@ def _lines(path: Path) -> Iterator[Record]:
                 try:
                     yield Record.model_validate_json(line)
                 except ValidationError as error:
-                    raise BadFile(f"line {number} of {path} is no record: {error.errors()[0]['msg']}", hint="start a new run") from None
+                    raise BadFile(
+                        f"line {number} of {path} is no record: {error.errors()[0]['msg']}", hint="start a new run"
+                    ) from None
     except FileNotFoundError:
         raise BadFile(f"{path} does not exist", hint="give the folder that was the --out of an audit") from None

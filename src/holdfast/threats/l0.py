@@ -20,7 +20,9 @@ class L0(Threat):
 
     def _check(self, eps: float) -> None:
         if eps != round(eps):
-            raise BadValue(f"eps is {eps:g}, but L0 counts pixels", hint="give a whole number of pixels, for example L0(10)")
+            raise BadValue(
+                f"eps is {eps:g}, but L0 counts pixels", hint="give a whole number of pixels, for example L0(10)"
+            )
 
     @property
     def reach(self) -> float:
@@ -31,7 +33,9 @@ class L0(Threat):
         count = self._radius(radius, gain).round().long()
         # A stable sort breaks ties by place, on every device and at every batch size.
         order = gain.flatten(1).sort(dim=1, descending=True, stable=True).indices
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+        rank = torch.empty_like(order).scatter_(
+            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        )
         return (rank < count[:, None]).view(len(gain), 1, *gain.shape[1:])
 
     def project(self, x0: Tensor, x: Tensor, *, radius: Radius | None = None) -> Tensor:

@@ -37,7 +37,7 @@ class Threat(ABC):
         self._check(value)
         object.__setattr__(self, "eps", value)
 
-    def _check(self, eps: float) -> None:
+    def _check(self, eps: float) -> None:  # noqa: B027 - a set without a largest radius has nothing to add
         """Refuses radii that make no sense in this norm."""
 
     @property

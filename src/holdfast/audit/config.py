@@ -1,0 +1,116 @@
+"""What an audit is asked for in text, on the command line or in a TOML file: validated once, here."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from holdfast.foundation.errors import BadFile, BadValue, UnknownName
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class AuditConfig(BaseModel):
+    """Everything that an audit can be asked for. The keys are those of the command line and of a TOML file.
+
+    ``model`` is ``net:NAME`` or ``module:factory``; ``options`` are keyword arguments for it; ``weights`` is a safetensors
+    or ``.pt`` file; ``normalise`` is a preset's name or ``"m1,m2,m3/s1,s2,s3"``. ``data`` is a name or a path. ``eps`` and
+    the entries of ``curve`` are radii (``"8/255"``). ``out`` is the run's folder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    model: str
+    data: str = "digits"
+    threat: str = "linf"
+    eps: str | None = None
+    plan: str = "quick"
+    out: str | None = None
+    curve: tuple[str, ...] = ()
+    limit: int | None = None
+    seed: int = 0
+    weights: str | None = None
+    normalise: str | None = None
+    options: dict[str, Any] = {}
+    device: str = "cpu"
+    split: str | None = None
+    slots: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: the given one, or one under ``runs/`` that is named after what was asked for."""
+        if self.out is not None:
+            return Path(self.out)
+        what = [
+            Path(self.weights).stem if self.weights else self.model,
+            Path(self.data).stem,
+            self.threat,
+            self.eps or "",
+            self.plan,
+        ]
+        return Path("runs") / "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_") for part in what)
+
+
+def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
+    """The configuration in a TOML file with the values ``given`` on the command line over it (None: not given).
+
+    Raises:
+        BadFile: the file is missing or is no TOML.
+        UnknownName: a key that does not exist; the hint gives the nearest.
+        BadValue: a value of a wrong kind, or no model.
+    """
+    values = _read(path) if path is not None else {}
+    where = f"key in {path}"
+    for key in values:
+        if key not in AuditConfig.model_fields:
+            raise UnknownName.among(where, key, AuditConfig.model_fields)
+    values |= {key: value for key, value in given.items() if value is not None}
+    if "model" not in values:
+        raise BadValue("no model is given", hint="name one with --model: net:NAME or your_module:factory")
+    try:
+        config = AuditConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadValue(f"{key} is {first.get('input')!r}: {first['msg'].lower()}", hint=f"correct {key}") from None
+    for key in ("limit", "slots"):
+        number = getattr(config, key)
+        if number is not None and number < 1:
+            raise BadValue(f"{key} is {number}; it must be at least 1", hint=f"leave {key} out for the default")
+    if config.seed < 0:
+        raise BadValue(f"seed is {config.seed}; it must not be negative", hint="give seed=0")
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadFile(f"the configuration {path} does not exist", hint="give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BadFile(
+            f"the configuration {path} cannot be read: {error}", hint='write lines such as eps = "8/255"'
+        ) from None
+
+
+def option(text: str) -> tuple[str, Any]:
+    """``"key=value"`` as a pair; the value is read as TOML where it is TOML (numbers, lists, true), else as text.
+
+    Raises:
+        BadValue: there is no ``=``.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadValue(f"the option {text!r} is no key=value", hint="write --option classes=10")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value

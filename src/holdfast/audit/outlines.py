@@ -1,0 +1,46 @@
+"""The plans that come with holdfast, as data: listing them imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A plan before its attacks are made: (stage name, attack's registry name, its configuration) in order.
+
+    ``about`` says in one line what the plan is for.
+    """
+
+    name: str
+    about: str
+    stages: tuple[tuple[str, str, dict[str, Any]], ...]
+
+
+_SWEEP = ("pgd", "pgd", {"steps": 20, "loss": "margin", "start": "clean", "schedule": "cosine"})
+
+OUTLINES: dict[str, Outline] = {
+    outline.name: outline
+    for outline in (
+        Outline("sweep", "A first look: one short search per sample, too optimistic to publish.", (_SWEEP,)),
+        Outline(
+            "quick",
+            "A daily check: a sweep, APGD-CE of 50 steps, APGD-T of 50 towards the 3 likeliest wrong classes.",
+            (
+                _SWEEP,
+                ("apgd-ce", "apgd", {"steps": 50, "loss": "ce"}),
+                ("apgd-t", "apgd", {"steps": 50, "loss": "targeted_dlr", "targets": 3}),
+            ),
+        ),
+        Outline(
+            "thorough",
+            "A number to act on: a sweep, then APGD-CE and APGD-T with AutoAttack's budgets (100 steps, 9 targets).",
+            (
+                _SWEEP,
+                ("apgd-ce", "apgd", {"steps": 100, "loss": "ce"}),
+                ("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9}),
+            ),
+        ),
+    )
+}

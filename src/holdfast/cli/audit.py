@@ -1,0 +1,125 @@
+"""``holdfast audit``."""
+
+from __future__ import annotations
+
+import json as json_
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from holdfast.cli.subject import Subject, load
+from holdfast.cli.watch import clock, watching
+from holdfast.foundation import units
+
+if TYPE_CHECKING:
+    from holdfast.records.schema import Finding, Summary
+
+
+def audit(
+    subject: Subject = Subject(),  # noqa: B008 - frozen
+    *,
+    threat: str | None = None,
+    eps: str | None = None,
+    plan: str | None = None,
+    curve: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    out: str | None = None,
+    slots: int | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
+) -> int:
+    """Measure how robust a classifier is, and write a report.
+
+    The same command goes on where a stopped run was, and only reads a finished one.
+
+    holdfast audit --model net:small_cnn --weights my.safetensors --data digits --eps 0.1
+
+    Parameters
+    ----------
+    threat: what an adversary may do: linf (the default), l2, l1 or l0.
+    eps: the radius: 8/255, 0.5; for l0 a number of pixels.
+    plan: which attacks: sweep, quick (the default) or thorough; see "holdfast list plan".
+    curve: more radii to audit on the way, for robust accuracy against eps.
+    out: the run's folder; one under runs/ unless given.
+    slots: how many searches run at once; chosen by the images' size unless given.
+    json: print the summary as JSON on stdout, and nothing else there.
+    quiet: show no progress.
+    """
+    config = subject.configured(
+        {"threat": threat, "eps": eps, "plan": plan, "curve": curve, "out": out, "slots": slots}
+    )
+    from holdfast.audit import plan as plans
+    from holdfast.audit.run import describe, examined, run
+    from holdfast.cli.report import write_report
+    from holdfast.foundation import registry
+    from holdfast.foundation.errors import BadValue
+
+    kind = registry.load("threat", config.threat)
+    if config.eps is None:
+        raise BadValue("no radius is given", hint="give --eps, for example --eps 8/255")
+    allowed = kind(config.eps)
+    chosen = plans.named(config.plan)
+    chosen.check(allowed)
+    radii = [allowed.resized(units.parse(radius, name="curve")).eps for radius in config.curve]
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    model, source = load(config)
+    findings = examined(model, source)
+    if not quiet:
+        show_findings(progress, findings)
+    info = describe(
+        model,
+        source,
+        threat=allowed,
+        curve=radii,
+        plan=chosen,
+        seed=config.seed,
+        findings=findings,
+        name=model.name,
+        command=shlex.join(["holdfast", *sys.argv[1:]]),
+        request=config.model_dump(mode="json", exclude_none=True),
+    )
+    folder = config.folder
+    with watching(progress, quiet=quiet) as watch:
+        summary = run(model, source, info, folder, threat=allowed, plan=chosen, slots=config.slots, watch=watch)
+    page = write_report([folder], folder / "report.html")
+    if json:
+        print(json_.dumps(json_.loads(summary.model_dump_json())))
+    else:
+        show_summary(Console(highlight=False, soft_wrap=True), summary, page)
+    return 0
+
+
+def show_findings(console: Console, findings: tuple[Finding, ...]) -> None:
+    """What a check objected to, one paragraph each."""
+    for finding in findings:
+        colour = {"error": "bold red", "warning": "yellow", "note": "dim"}[finding.level]
+        console.print(f"[{colour}]{finding.level}[/{colour}] ", end="")
+        console.print(
+            f"{finding.check}: {finding.saw}. {finding.means}. {finding.remedy}.".replace("..", "."), markup=False
+        )
+
+
+def show_summary(console: Console, summary: Summary, page: Path) -> None:
+    """The headline of a finished run."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, rate in (
+        ("clean accuracy", summary.clean_accuracy),
+        (f"robust accuracy, {summary.threat} {units.show(summary.eps)}", summary.robust_accuracy),
+    ):
+        table.add_row(
+            name,
+            f"[bold]{100 * rate.value:.1f} %[/bold]",
+            f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %, n = {rate.n}",
+        )
+    console.print(table)
+    console.print(
+        f"plan {summary.plan}, seed {summary.seed}: {summary.forwards:,} forwards, {summary.backwards:,} gradients, "
+        f"{clock(summary.seconds)}. Robust accuracy is an upper bound.",
+        markup=False,
+    )
+    show_findings(console, summary.warnings)
+    console.print(f"report: {page}", markup=False)

@@ -1,0 +1,89 @@
+"""``holdfast demo``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from holdfast.cli.report import write_report
+from holdfast.cli.watch import clock, watching
+from holdfast.foundation import units
+
+EPS = 0.15
+CURVE = (0.05, 0.1, 0.2)
+
+
+def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False) -> int:
+    """Tell the whole story on handwritten digits: a standard and a robust net, both audited, one report.
+
+    Parameters
+    ----------
+    out: the folder for the two nets, their two runs and the page.
+    quiet: show no progress.
+    """
+    from holdfast.attacks.pgd import PGD
+    from holdfast.audit import plan as plans
+    from holdfast.audit.run import describe, examined, run
+    from holdfast.data.load import load as load_data
+    from holdfast.models.load import load as load_model
+    from holdfast.objectives.adversarial import Adversarial
+    from holdfast.objectives.standard import Standard
+    from holdfast.records.files import storing
+    from holdfast.threats.linf import Linf
+    from holdfast.training.checkpoint import trained
+    from holdfast.training.recipe import Recipe
+
+    began = time.monotonic()
+    console = Console(highlight=False, soft_wrap=True)
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    threat = Linf(EPS)
+    recipes = {
+        "standard": Recipe(Standard(), threat, epochs=30, lr=3e-3, shift=2),
+        "robust": Recipe(Adversarial(PGD(steps=5)), Linf(0.2), epochs=30, lr=3e-3, shift=1),
+    }
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    train, test = load_data("digits:train"), load_data("digits")
+    if not quiet:
+        progress.print(f"handwritten digits: {len(train):,} images to learn from, {len(test):,} to be tested on")
+    plan = plans.named("quick")
+    summaries = {}
+    for name, recipe in recipes.items():
+        weights = out / f"{name}.safetensors"
+        note = trained("small_cnn", train, recipe, weights)
+        if not quiet:
+            progress.print(f"{name} net: {note}", markup=False)
+        model = load_model("net:small_cnn", weights=weights, shape=test.shape)
+        info = describe(
+            model,
+            test,
+            threat=threat,
+            curve=CURVE,
+            plan=plan,
+            seed=0,
+            findings=examined(model, test),
+            name=f"{name} net",
+            command="holdfast demo",
+            request={"model": "net:small_cnn", "weights": str(weights), "data": "digits"},
+        )
+        with watching(progress, label=f"{name} net, ", quiet=quiet) as watch:
+            summaries[name] = run(model, test, info, out / name, threat=threat, plan=plan, watch=watch)
+        write_report([out / name], out / name / "report.html")
+    page = write_report([out / name for name in recipes], out / "report.html")
+    table = Table(
+        "", "clean", *(f"eps {units.show(p.eps)}" for p in summaries["robust"].curve), box=None, pad_edge=False
+    )
+    for name, summary in summaries.items():
+        rates = [summary.clean_accuracy, *(point.robust_accuracy for point in summary.curve)]
+        table.add_row(f"{name} net", *(f"{100 * rate.value:.1f} %" for rate in rates))
+    console.print(
+        f"accuracy on {len(test)} test digits, clean and at the worst change of every pixel value by at most eps:"
+    )
+    console.print(table)
+    console.print(f"report: {page.resolve()} ({clock(time.monotonic() - began)})", markup=False)
+    return 0

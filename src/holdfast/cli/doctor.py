@@ -1,0 +1,44 @@
+"""``holdfast doctor``."""
+
+from __future__ import annotations
+
+import json as json_
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from holdfast.cli.subject import Subject, load
+
+
+def doctor(subject: Subject = Subject(), *, json: Annotated[bool, Parameter(negative="")] = False) -> int:  # noqa: B008
+    """Check whether a model is wired correctly: range, normalisation, logits, classes, mode, gradients.
+
+    holdfast doctor --model net:small_cnn --weights my.safetensors --data digits
+
+    Parameters
+    ----------
+    json: print the findings as JSON.
+    """
+    config = subject.configured()
+    from holdfast.audit.run import look
+    from holdfast.cli.audit import show_findings
+
+    model, source = load(config)
+    findings, accuracy, n = look(model, source)
+    console = Console(highlight=False, soft_wrap=True)
+    if json:
+        print(json_.dumps({"accuracy": accuracy, "n": n, "findings": [finding.model_dump() for finding in findings]}))
+    else:
+        console.print(
+            f"{model.name}: {model.parameters:,} parameters, {model.classes} classes, images {model.shape}",
+            markup=False,
+        )
+        console.print(
+            f"{source.name}: {len(source):,} images; {100 * accuracy:.1f} % of the first {n} looked at are right",
+            markup=False,
+        )
+        show_findings(console, findings)
+        if not findings:
+            console.print("nothing to object to")
+    return 2 if any(finding.level == "error" for finding in findings) else 0

@@ -1,0 +1,36 @@
+"""``holdfast report``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+
+def report(*runs: Path, out: Path | None = None) -> int:
+    """Write the report of one run again, or one page of several side by side.
+
+    holdfast report runs/standard runs/robust --out both.html
+
+    Parameters
+    ----------
+    runs: folders that audits wrote.
+    out: the page; report.html in the folder of a single run unless given.
+    """
+    from holdfast.foundation.errors import BadValue
+
+    if not runs:
+        raise BadValue("no run is given", hint="name one or more folders that audits wrote")
+    if out is None and len(runs) > 1:
+        raise BadValue("several runs need a place for their page", hint="give --out page.html")
+    page = write_report(runs, out or runs[0] / "report.html")
+    Console(highlight=False, soft_wrap=True).print(f"report: {page}", markup=False)
+    return 0
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Renders the page; the drawing library is imported only now."""
+    from holdfast.report import render
+
+    return render(runs, out)

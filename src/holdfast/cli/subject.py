@@ -1,0 +1,66 @@
+"""What is under test: the options by which several commands take a model and images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from holdfast.audit.config import AuditConfig, build, option
+
+if TYPE_CHECKING:
+    from holdfast.data.source import Source
+    from holdfast.models.model import Model
+
+
+@Parameter(name="*", group="Model and data")
+@dataclass(frozen=True)
+class Subject:
+    """What is under test."""
+
+    model: str | None = None
+    """The classifier: net:NAME, or your_module:factory (naming it lets its code run)."""
+    weights: str | None = None
+    """Its weights: a .safetensors file, or a .pt file with a plain state dict."""
+    normalise: str | None = None
+    """What to put in front of it: imagenet, cifar10, cifar100, mnist, or "m1,m2,m3/s1,s2,s3"."""
+    option: Annotated[list[str] | None, Parameter(negative="")] = None
+    """A keyword argument of the net or the factory, as key=value. Repeat for more."""
+    device: str | None = None
+    """Where to compute: cpu (the default), cuda, cuda:1, mps."""
+    data: str | None = None
+    """The images: digits (the default), or the path of a folder, .npz, .parquet, CIFAR binary or idx file."""
+    split: str | None = None
+    """Which part of the data; its test part unless given."""
+    limit: int | None = None
+    """Use a seeded subset of that many samples."""
+    seed: int | None = None
+    """Seed of every random draw, and of --limit. Default 0."""
+    config: Path | None = None
+    """A TOML file with any of these keys; what stands on the command line wins."""
+
+    def configured(self, more: Mapping[str, Any] | None = None) -> AuditConfig:
+        """The whole configuration, with the options of the command itself in ``more``."""
+        given = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("config", "option")}
+        given["options"] = dict(option(text) for text in self.option) if self.option else None
+        return build(self.config, {**given, **(more or {})})
+
+
+def load(config: AuditConfig) -> tuple[Model, Source]:
+    """The model and the images of a configuration; the images first, as they say which shape the model takes."""
+    from holdfast.data.load import load as load_data
+    from holdfast.models.load import load as load_model
+
+    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    model = load_model(
+        config.model,
+        weights=config.weights,
+        normalise=config.normalise,
+        shape=source.shape,
+        options=config.options,
+        device=config.device,
+    )
+    return model, source

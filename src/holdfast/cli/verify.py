@@ -1,0 +1,57 @@
+"""``holdfast verify``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Console
+
+from holdfast.cli.subject import Subject, load
+
+
+def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - frozen
+    """Replay every adversarial image of a run: inside the set, and misclassified, by one forward each.
+
+    The model and the data are those that the run names, unless given. Code of yours (module:factory) is only run when you
+    name it here again.
+
+    holdfast verify runs/my_run
+
+    Parameters
+    ----------
+    run: the folder of a finished run.
+    """
+    from holdfast.audit.verify import verify as replay
+    from holdfast.foundation.errors import BadValue, Unbelievable
+    from holdfast.records.store import read_info
+
+    request = dict(read_info(run).request)
+    if subject.model is None and not str(request.get("model", "")).startswith("net:"):
+        raise BadValue(
+            f"the run's model is {request.get('model', 'a Python object')!r}, which is code of yours",
+            hint="name it again with --model, to say that its code may run",
+        )
+    given = {f.name for f in fields(subject) if getattr(subject, f.name) is not None}
+    replaced = {key for key in ("model", "data") if key in given}
+    dropped = {"model": ("weights", "normalise", "options"), "data": ("split", "limit")}
+    if subject.model is not None and subject.model != request.get("model"):
+        request = {key: value for key, value in request.items() if key not in dropped["model"]}
+    if subject.data is not None and subject.data != request.get("data"):
+        request = {key: value for key, value in request.items() if key not in dropped["data"]}
+    config = subject.configured({key: value for key, value in request.items() if key not in given | replaced})
+    model, source = load(config)
+    verified = replay(run, model, source)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{verified.upheld} of {verified.points} adversarial images are upheld; the run claims {verified.claimed}"
+    )
+    for sample, reason in verified.refuted[:10]:
+        console.print(f"  sample {sample} {reason}", markup=False)
+    if not verified.good:
+        raise Unbelievable(
+            f"{len(verified.refuted)} of {verified.points} points are refuted; {verified.claimed} samples are claimed as "
+            f"broken and {verified.found} have a point",
+            hint="run the audit again in a new folder, on the machine and versions that you verify on",
+        )
+    return 0
