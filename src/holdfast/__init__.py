@@ -35,7 +35,6 @@ _PUBLIC = {
     "Plan": "holdfast.audit.plan",
     "Stage": "holdfast.audit.plan",
     "Threat": "holdfast.threats.threat",
-    "audit": "holdfast.audit.api",
 }
 
 __all__ = ["L0", "L1", "L2", "Attack", "Audit", "HoldfastError", "Linf", "Perturbed", "Plan", "Stage", "Threat"]
@@ -45,8 +44,8 @@ __all__ += ["__version__", "attacks", "audit"]
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(import_module(_PUBLIC[name]), name)
-    elif name == "attacks":
-        value = import_module("holdfast.attacks")
+    elif name in ("attacks", "audit"):  # packages; the second can be called
+        value = import_module(f"holdfast.{name}")
     else:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
     globals()[name] = value

@@ -48,7 +48,8 @@ def fold(key: Tensor, data: Tensor | int) -> Tensor:
     """New keys from ``key`` and ``data`` (integers), broadcast against each other."""
     if not isinstance(data, Tensor):
         data = torch.tensor(data, dtype=torch.int64, device=key.device)
-    return _mix(key + _mix(data.to(torch.int64) + _GOLDEN))
+    # The key is mixed once more than the data: else (seed 1, sample 0) and (seed 0, sample 1) would draw the same.
+    return _mix(_mix(key) + _mix(data.to(torch.int64) + _GOLDEN))
 
 
 def _bits(key: Tensor, shape: Sequence[int]) -> Tensor:

@@ -48,7 +48,8 @@ def scaled_ce(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     cross-entropy (its gradient underflows), and leave this one as it is.
     """
     spread = (logits.amax(1) - logits.amin(1)).detach().clamp_min(_TINY)
-    return ce(logits * (10 / spread)[:, None], y, target)
+    # Cross-entropy ignores a shift; the largest logit at 0 keeps huge logits of no spread from overflowing.
+    return ce((logits - logits.amax(1, keepdim=True).detach()) * (10 / spread)[:, None], y, target)
 
 
 def margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:

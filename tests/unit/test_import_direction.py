@@ -11,7 +11,7 @@ FLOORS = [
     {"attacks", "corruptions", "perturbations", "defences", "objectives", "probes", "nets"},
     {"models", "data", "records"},
     {"audit", "training"},
-    {"report", "cli", "demo"},
+    {"report", "cli", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

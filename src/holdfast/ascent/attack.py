@@ -139,6 +139,7 @@ class Attack(ABC):
         """
         self.check(threat)
         _check_batch(x, y)
+        y = y.to(torch.int64)
         slots = slots or engine.default_slots(x)
         ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device, torch.int64)
         with frozen(model):
@@ -150,6 +151,12 @@ class Attack(ABC):
                 raise BadModel(
                     f"the model returns {tuple(logits.shape)} for {len(x)} images with labels up to {int(y.max())}",
                     hint="it must return logits (N, K) with K larger than every label",
+                )
+            if not bool(torch.isfinite(logits).all()):
+                bad = int((~torch.isfinite(logits).all(1)).nonzero()[0, 0])
+                raise BadModel(
+                    f"the model's logits are not finite (NaN or infinite) on image {bad} of x",
+                    hint="look for divisions by zero, logarithms of zero or half-precision overflow in the model",
                 )
             wrong = logits.argmax(1) != y
             found = _Collected(self.objective(logits, y, torch.full_like(y, -1)), logits, x, y, wrong)

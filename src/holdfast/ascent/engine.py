@@ -147,7 +147,7 @@ class Hunt:
         deferred: list[tuple[int, int]] = []
         flight = _Flight()
         waiting: list[_Flight] = []
-        returned: list[_Flight] = []
+        returned: deque[_Flight] = deque()
         since = 0
 
         def settle(event: Ended) -> Iterator[Ended]:
@@ -169,7 +169,13 @@ class Hunt:
         while True:
             # Fill the slots: searches whose claim was refused first, then new ones.
             fresh: list[tuple[int, int]] = []
-            free = self.slots - len(flight) - sum(map(len, returned))
+            parts = [flight] if len(flight) else []
+            free = self.slots - len(flight)
+            while returned and free:
+                back = returned.popleft()
+                if wanted(*back.place[0]):
+                    parts.append(back)
+                    free -= 1
             while len(fresh) < free:
                 place = put_back.popleft() if put_back else next(ahead, None)
                 if place is None:
@@ -180,8 +186,6 @@ class Hunt:
                     deferred.append(place)
                 else:
                     fresh.append(place)
-            parts = [part for part in (flight, *returned) if len(part)]
-            returned = []
             if fresh:
                 parts.append(self._begin(feed, fresh))
             flight = _Flight.joined(parts)
@@ -191,11 +195,12 @@ class Hunt:
             ):
                 since = 0
                 for event, back in self._judge(_Flight.joined(waiting)):
-                    if back is not None:
+                    # A search that ran ahead of a success, of its own batch even, is dropped.
+                    if back is not None and wanted(*back.place[0]):
                         position, search = back.place[0]
                         samples[position].claimed.discard(search)
                         returned.append(back)
-                    if event is not None:
+                    if event is not None and wanted(event.position, event.search):
                         yield from settle(event)
                 waiting = []
                 put_back.extend(deferred)
@@ -248,7 +253,8 @@ class Hunt:
         """Evaluates what ended searches hand in with the classifier itself: the last word on success.
 
         A search that claimed success is judged at its best point, one that ran out of steps at its last point, which it
-        has not evaluated yet. A claim that the classifier does not confirm sends the search on, if it has steps left.
+        has not evaluated yet. A claim that the classifier does not confirm sends the search on; if it has no steps left, its
+        last point is judged as well.
         """
         state = flight.state
         assert state is not None
@@ -271,6 +277,7 @@ class Hunt:
                 x=shown,
                 fooled=torch.zeros_like(state.fooled),
                 value=torch.where(state.fooled, -torch.inf, state.value),
+                margin=torch.where(state.fooled, torch.inf, state.margin),
             ),
             logits,
             value,
@@ -285,14 +292,16 @@ class Hunt:
             judged.count.tolist(),
             flight.spent.tolist(),
         )
-        again = (refused & ~state.done).tolist()
+        again, done = refused.tolist(), state.done.tolist()
         for i, (fooled, value_, margin, distance, steps, (forwards, backwards)) in enumerate(columns):
             if again[i]:
-                back = _Flight([flight.place[i]], flight.spent[i : i + 1] + torch.tensor([1, 0]), None)
-                yield (
-                    None,
-                    dataclasses.replace(back, state=_reset(take(state, torch.tensor([i], device=rows.y.device)))),
-                )
+                one = torch.tensor([i], device=rows.y.device)
+                goes_on = _go_on(take(state, one), take(judged, one))
+                back = _Flight([flight.place[i]], flight.spent[i : i + 1] + torch.tensor([1, 0]), goes_on)
+                if done[i]:
+                    yield from self._judge(back)
+                else:
+                    yield None, back
                 continue
             position, search = flight.place[i]
             kept = judged.best[i].clone() if fooled or self.keep else None
@@ -315,14 +324,9 @@ class Hunt:
             )
 
 
-def _reset(state: State) -> State:
-    """A search whose claim was refused: it goes on from where it is, with nothing kept."""
-    return dataclasses.replace(
-        state,
-        best=state.rows.x0,
-        value=torch.full_like(state.value, -torch.inf),
-        fooled=torch.zeros_like(state.fooled),
-    )
+def _go_on(state: State, judged: State) -> State:
+    """A search whose claim was refused: it goes on from where it is and keeps its point as it was judged."""
+    return dataclasses.replace(state, best=judged.best, value=judged.value, margin=judged.margin, fooled=judged.fooled)
 
 
 def _decide(sample: _Sample, width: int) -> Verdict | None:

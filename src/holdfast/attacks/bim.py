@@ -33,5 +33,5 @@ class BIM(SteepestAttack):
         step_size(self.step_size, 0)
 
     def rule(self, threat: Threat) -> Steepest:
-        size = step_size(self.step_size, threat.reach / self.steps)
+        size = step_size(self.step_size, threat.stride(self.steps))
         return Steepest(self.objective, steps=self.steps, size=size, start=starts.clean)

@@ -25,4 +25,4 @@ class FGSM(SteepestAttack):
     loss: str = "ce"
 
     def rule(self, threat: Threat) -> Steepest:
-        return Steepest(self.objective, steps=1, size=threat.reach, start=starts.clean)
+        return Steepest(self.objective, steps=1, size=threat.stride(1), start=starts.clean)

@@ -40,5 +40,5 @@ class MIM(SteepestAttack):
             raise BadValue(f"decay is {self.decay!r}; it must not be negative", hint="the paper uses decay=1.0")
 
     def rule(self, threat: Threat) -> Steepest:
-        size = step_size(self.step_size, threat.reach / self.steps)
+        size = step_size(self.step_size, threat.stride(self.steps))
         return Steepest(self.objective, steps=self.steps, size=size, start=starts.clean, momentum=self.decay)

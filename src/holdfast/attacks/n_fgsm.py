@@ -37,7 +37,7 @@ class NFGSM(SteepestAttack):
         positive("alpha", self.alpha)
 
     def rule(self, threat: Threat) -> Steepest:
-        return Steepest(self.objective, steps=1, size=self.alpha * threat.reach, start=self._noisy, project=False)
+        return Steepest(self.objective, steps=1, size=threat.stride(1, self.alpha), start=self._noisy, project=False)
 
     def _noisy(self, rows: Rows) -> Tensor:
         return rows.threat.sample(rows.x0, rows.key, radius=self.noise * rows.threat.eps)

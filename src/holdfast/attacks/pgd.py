@@ -53,7 +53,7 @@ class PGD(SteepestAttack):
         return Steepest(
             self.objective,
             steps=self.steps,
-            size=step_size(self.step_size, 2.5 * threat.reach / self.steps),
+            size=step_size(self.step_size, threat.stride(self.steps, 2.5)),
             start=starts.named(self.start),
             schedule=steps.named(self.schedule),
         )

@@ -30,4 +30,4 @@ class RSFGSM(SteepestAttack):
         positive("alpha", self.alpha)
 
     def rule(self, threat: Threat) -> Steepest:
-        return Steepest(self.objective, steps=1, size=self.alpha * threat.reach, start=starts.uniform)
+        return Steepest(self.objective, steps=1, size=threat.stride(1, self.alpha), start=starts.uniform)

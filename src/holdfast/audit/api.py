@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast.audit import plan as plans
+from holdfast.audit.config import check_numbers
 from holdfast.audit.feed import tensors
 from holdfast.audit.plan import Plan
 from holdfast.audit.run import describe, examined, run
@@ -106,12 +107,13 @@ def audit(
     Raises:
         HoldfastError: what was given cannot be audited as it stands; the hint says what to do.
     """
+    check_numbers(limit=limit, slots=slots, seed=seed)
     chosen = plans.named(plan)
     chosen.check(threat)
     radii = [threat.resized(units.parse(eps, name="curve")).eps for eps in curve]
     source = load_data(data, limit=limit, seed=seed)
     loaded = model if isinstance(model, Model) else load_model(model, shape=source.shape)
-    findings = examined(loaded, source)
+    findings = examined(loaded, source, chosen)
     info = describe(
         loaded, source, threat=threat, curve=radii, plan=chosen, seed=seed, findings=findings, name=loaded.name
     )

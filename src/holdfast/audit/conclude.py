@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 from holdfast.data.source import Source, unit_images
 from holdfast.foundation.stats import wilson
 from holdfast.records.files import write_atomic
-from holdfast.records.schema import CLEAN, CurvePoint, Finding, Rate, Record, RunInfo, StageSummary, Summary
+from holdfast.records.schema import CLEAN, CurvePoint, Finding, Rate, RunInfo, StageSummary, Summary
 from holdfast.records.store import FINAL_POINTS, GALLERY, POINTS, SUMMARY, Store, point_bytes, read_records
 
 PICTURES = 24
@@ -22,13 +23,20 @@ _CHUNK = 1 << 22
 _DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
 
 
+class _Broken(NamedTuple):
+    """At which radius a sample was broken, and its place among the stored points."""
+
+    eps: float
+    point: int
+
+
 def conclude(store: Store, source: Source, *, seconds: float, discarded: int) -> Summary:
     """Writes ``points.safetensors``, ``gallery.safetensors`` and ``summary.json``; returns the last.
 
     A pure function of the records, but for ``seconds`` and ``discarded``.
     """
     folder, info = store.folder, store.info
-    broken: dict[int, Record] = {}
+    broken: dict[int, _Broken] = {}
     stages: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
     wrong = forwards = backwards = total = 0
     for record in read_records(folder):
@@ -42,9 +50,10 @@ def conclude(store: Store, source: Source, *, seconds: float, discarded: int) ->
             total += 1
             wrong += record.fooled
         elif record.fooled:
-            broken[record.id] = record
+            assert record.point is not None
+            broken[record.id] = _Broken(record.eps, record.point)
     radii = sorted(info.curve)
-    standing = [total - wrong - sum(record.eps <= eps for record in broken.values()) for eps in radii]
+    standing = [total - wrong - sum(found.eps <= eps for found in broken.values()) for eps in radii]
     curve = tuple(CurvePoint(eps=eps, robust_accuracy=rate(k, total)) for eps, k in zip(radii, standing))
     order = [(CLEAN, 0.0), *((stage.name, eps) for eps in radii for stage in info.stages)]
     at = {point.eps: point.robust_accuracy for point in curve}
@@ -76,7 +85,7 @@ def conclude(store: Store, source: Source, *, seconds: float, discarded: int) ->
         seconds=seconds,
         warnings=tuple(finding for finding in info.findings if finding.level == "warning") + _doubts(info, stages),
     )
-    _write_points(folder, info, sorted(broken.values(), key=lambda record: record.id))
+    _write_points(folder, info, dict(sorted(broken.items())))
     _write_gallery(folder, info, source, broken)
     write_atomic(folder / SUMMARY, [summary.model_dump_json(indent=2).encode()])
     (folder / POINTS).unlink()  # the same points as in the safetensors file; a finished run is not resumed
@@ -94,7 +103,7 @@ def _doubts(info: RunInfo, stages: dict[tuple[str, float], Counter[str]]) -> tup
     found = []
     last = info.stages[-1].name
     late = stages[last, info.eps]
-    if len(info.stages) > 1 and late["entered"] and late["broken"] > 0.05 * late["entered"]:
+    if len(info.stages) > 1 and late["entered"] and late["broken"] > max(2, 0.05 * late["entered"]):
         found.append(
             Finding(
                 check="unsettled",
@@ -117,11 +126,11 @@ def _doubts(info: RunInfo, stages: dict[tuple[str, float], Counter[str]]) -> tup
     return tuple(found)
 
 
-def _write_points(folder: Path, info: RunInfo, broken: list[Record]) -> None:
+def _write_points(folder: Path, info: RunInfo, broken: dict[int, _Broken]) -> None:
     """``points.safetensors``: ids (M,), eps (M,), points (M, C, H, W). Streamed: the format is a header and raw bytes."""
     m, item = len(broken), point_bytes(info)
-    ids = np.array([record.id for record in broken], dtype=np.int64)
-    eps = np.array([record.eps for record in broken], dtype=np.float64)
+    ids = np.array(list(broken), dtype=np.int64)
+    eps = np.array([found.eps for found in broken.values()], dtype=np.float64)
     header = {
         "ids": {"dtype": "I64", "shape": [m], "data_offsets": [0, 8 * m]},
         "eps": {"dtype": "F64", "shape": [m], "data_offsets": [8 * m, 16 * m]},
@@ -138,17 +147,16 @@ def _write_points(folder: Path, info: RunInfo, broken: list[Record]) -> None:
         yield len(text).to_bytes(8, "little") + text
         yield ids.tobytes() + eps.tobytes()
         with (folder / POINTS).open("rb") as file:
-            for record in broken:
-                assert record.point is not None
-                file.seek(record.point * item)
+            for found in broken.values():
+                file.seek(found.point * item)
                 yield file.read(item)
 
     write_atomic(folder / FINAL_POINTS, parts())
 
 
-def _write_gallery(folder: Path, info: RunInfo, source: Source, broken: dict[int, Record]) -> None:
-    """The broken samples at even steps through the ids, so that the choice is neither picked nor random."""
-    ids = sorted(broken)
+def _write_gallery(folder: Path, info: RunInfo, source: Source, broken: dict[int, _Broken]) -> None:
+    """Samples broken within the headline radius, at even steps through their ids: neither picked nor random."""
+    ids = sorted(i for i, found in broken.items() if found.eps <= info.eps)
     chosen = [ids[place * len(ids) // PICTURES] for place in range(PICTURES)] if len(ids) > PICTURES else ids
     item = point_bytes(info)
     clean = np.zeros((0, *info.data.shape), dtype=np.float32)
@@ -158,7 +166,7 @@ def _write_gallery(folder: Path, info: RunInfo, source: Source, broken: dict[int
         with (folder / POINTS).open("rb") as file:
             raw = []
             for i in chosen:
-                file.seek((broken[i].point or 0) * item)
+                file.seek(broken[i].point * item)
                 raw.append(np.frombuffer(file.read(item), dtype=info.model.dtype).reshape(info.data.shape))
         adversarial = np.stack(raw).astype(np.float32)
     tensors = {"ids": np.array(chosen, dtype=np.int64), "clean": clean, "adversarial": adversarial}

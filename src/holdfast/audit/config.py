@@ -81,13 +81,17 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise BadValue(f"{key} is {first.get('input')!r}: {first['msg'].lower()}", hint=f"correct {key}") from None
-    for key in ("limit", "slots"):
-        number = getattr(config, key)
+    check_numbers(limit=config.limit, slots=config.slots, seed=config.seed)
+    return config
+
+
+def check_numbers(*, limit: int | None, slots: int | None, seed: int) -> None:
+    """Refuses counts below 1 and negative seeds. Raises BadValue."""
+    for key, number in (("limit", limit), ("slots", slots)):
         if number is not None and number < 1:
             raise BadValue(f"{key} is {number}; it must be at least 1", hint=f"leave {key} out for the default")
-    if config.seed < 0:
-        raise BadValue(f"seed is {config.seed}; it must not be negative", hint="give seed=0")
-    return config
+    if seed < 0:
+        raise BadValue(f"seed is {seed}; it must not be negative", hint="give seed=0")
 
 
 def _read(path: Path) -> dict[str, Any]:

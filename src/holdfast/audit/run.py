@@ -19,6 +19,7 @@ from holdfast.audit.feed import tensors
 from holdfast.audit.plan import Plan
 from holdfast.audit.session import Session, Watcher
 from holdfast.data.source import Source
+from holdfast.foundation.errors import BadModel
 from holdfast.models.doctor import examine, raise_errors
 from holdfast.models.model import Model
 from holdfast.records.schema import DataInfo, Finding, RunInfo, Summary
@@ -44,7 +45,8 @@ def look(model: Model, source: Source) -> Examined:
         BadData: the images themselves cannot be read.
     """
     ids = np.asarray(source.ids)
-    chosen = ids[:: max(1, len(ids) // EXAMINED)][:EXAMINED]
+    count = min(len(ids), EXAMINED)
+    chosen = ids[np.arange(count) * len(ids) // count]
     images, labels = tensors(source, chosen, dtype=model.dtype, device=model.device)
     findings = examine(model, images, labels, source.class_names)
     right = torch.zeros(0)
@@ -54,14 +56,19 @@ def look(model: Model, source: Source) -> Examined:
     return Examined(findings, float(right.mean()) if len(right) else float("nan"), len(chosen))
 
 
-def examined(model: Model, source: Source) -> tuple[Finding, ...]:
-    """The doctor's findings, before an audit.
+def examined(model: Model, source: Source, plan: Plan) -> tuple[Finding, ...]:
+    """The doctor's findings, before an audit by this plan.
 
     Raises:
-        BadModel, BadData: it cannot be evaluated as it stands.
+        BadModel, BadData: it cannot be evaluated as it stands, or not by this plan.
     """
     findings = look(model, source).findings
     raise_errors(findings)
+    for finding in findings:
+        if finding.check == "no gradient" and any(stage.attack.needs == "gradients" for stage in plan.stages):
+            raise BadModel(
+                f"{finding.check}: {finding.saw}, and the plan {plan.name} searches by gradients", hint=finding.remedy
+            )
     return findings
 
 

@@ -136,7 +136,6 @@ class Session:
         self._report(stage.name, eps, len(judged), entered)
         if not len(ids):
             return
-        place = {i: position for position, i in enumerate(ids.tolist())}
         ranks = torch.tensor([self.store.ranking[i] for i in ids.tolist()], dtype=torch.int64).view(len(ids), -1)
         hunt = Hunt(
             attack=stage.attack,
@@ -150,9 +149,9 @@ class Session:
         feed = SourceFeed.of(
             self.source, ids, seed=self.store.info.seed, dtype=self.model.dtype, device=self.model.device
         )
-        before = [
-            _ended(record, place[record.id]) for record in self.store.searches(stage.name, eps) if record.id in place
-        ]
+        searched = self.store.searches(stage.name, eps)
+        place = {i: position for position, i in enumerate(ids.tolist())} if searched else {}
+        before = [_ended(record, place[record.id]) for record in searched if record.id in place]
         made, charged, done = self._made(), -sum(e.forwards + e.backwards for e in before), len(judged)
         for event in hunt.events(feed, before=before):
             final = isinstance(event, Verdict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -15,25 +17,29 @@ from holdfast.cli.doctor import doctor
 from holdfast.cli.list import list_
 from holdfast.cli.plan import plan
 from holdfast.cli.report import report
+from holdfast.cli.terminal import terminal
 from holdfast.cli.verify import verify
-from holdfast.foundation.errors import HoldfastError, Incomplete
+from holdfast.foundation.errors import BadModel, HoldfastError, Incomplete
 
 _HELP = """How robust is your image classifier, how to make it robust, and why it is or is not.
 
 Exit codes: 0 fine, 1 below the gate, 2 bad input, 3 the number is not to be believed, 4 incomplete.
 """
 
+_READER_GONE = 141
+"""What a shell reports of a program whose output nobody reads any more: 128 + SIGPIPE."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit code."""
-    problems = Console(stderr=True, highlight=False, soft_wrap=True)
+    problems = terminal(stderr=True)
     app = App(
         name="holdfast",
         help=_HELP,
         version=__version__,
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
-        console=Console(highlight=False),
+        console=terminal(),
         error_console=problems,
     )
     for command in (demo, audit, verify, doctor, plan, report):
@@ -44,22 +50,32 @@ def run(arguments: Sequence[str]) -> int:
             app(
                 arguments,
                 exit_on_error=False,
-                print_error=True,
+                print_error=False,
                 result_action="return_value",
             )
             or 0
         )
-    except CycloptsError:
-        return HoldfastError.exit_code
+    except CycloptsError as error:
+        command = shlex.join(["holdfast", *(error.command_chain or ()), "--help"])
+        return _told(problems, HoldfastError(str(error), hint=f"see {command}"))
     except HoldfastError as error:
-        problems.print("[bold red]error:[/bold red] ", end="")
-        problems.print(error.message, markup=False)
-        problems.print("[bold]hint:[/bold]  ", end="")
-        problems.print(error.hint, markup=False)
-        return error.exit_code
+        return _told(problems, error)
     except KeyboardInterrupt:
         problems.print("stopped. What is finished is kept: run the same command again to go on.", markup=False)
         return Incomplete.exit_code
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: nothing is left to say, and nobody to say it to
-        return 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
+        return _READER_GONE
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich's way to end; its code 1 would say "below the gate"
+            return _READER_GONE
+        what = f"the model's own code ended the program with sys.exit({stop.code!r})"
+        return _told(problems, BadModel(what, hint="take that call out of its module and its factory"))
+
+
+def _told(console: Console, error: HoldfastError) -> int:
+    console.print("[bold red]error:[/bold red] ", end="")
+    console.print(error.message, markup=False)
+    console.print("[bold]hint:[/bold]  ", end="")
+    console.print(error.hint, markup=False)
+    return error.exit_code

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast.cli.subject import Subject, load
+from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock, watching
 from holdfast.foundation import units
 
@@ -40,14 +41,22 @@ def audit(
 
     Parameters
     ----------
-    threat: what an adversary may do: linf (the default), l2, l1 or l0.
-    eps: the radius: 8/255, 0.5; for l0 a number of pixels.
-    plan: which attacks: sweep, quick (the default) or thorough; see "holdfast list plan".
-    curve: more radii to audit on the way, for robust accuracy against eps.
-    out: the run's folder; one under runs/ unless given.
-    slots: how many searches run at once; chosen by the images' size unless given.
-    json: print the summary as JSON on stdout, and nothing else there.
-    quiet: show no progress.
+    threat
+        What an adversary may do: linf (the default), l2, l1 or l0.
+    eps
+        The radius: 8/255, 0.5; for l0 a number of pixels.
+    plan
+        Which attacks: sweep, quick (the default) or thorough; see "holdfast list plan".
+    curve
+        More radii to audit on the way, for robust accuracy against eps.
+    out
+        The run's folder; one under runs/ unless given.
+    slots
+        How many searches run at once; chosen by the images' size unless given.
+    json
+        Print the summary as JSON on stdout, and nothing else there.
+    quiet
+        Show no progress.
     """
     config = subject.configured(
         {"threat": threat, "eps": eps, "plan": plan, "curve": curve, "out": out, "slots": slots}
@@ -65,9 +74,9 @@ def audit(
     chosen = plans.named(config.plan)
     chosen.check(allowed)
     radii = [allowed.resized(units.parse(radius, name="curve")).eps for radius in config.curve]
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = terminal(stderr=True)
     model, source = load(config)
-    findings = examined(model, source)
+    findings = examined(model, source, chosen)
     if not quiet:
         show_findings(progress, findings)
     info = describe(
@@ -89,7 +98,7 @@ def audit(
     if json:
         print(json_.dumps(json_.loads(summary.model_dump_json())))
     else:
-        show_summary(Console(highlight=False, soft_wrap=True), summary, page)
+        show_summary(terminal(), summary, page)
     return 0
 
 

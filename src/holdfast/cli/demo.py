@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from holdfast.cli.report import write_report
+from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock, watching
 from holdfast.foundation import units
 
@@ -21,10 +22,14 @@ CURVE = (0.05, 0.1, 0.2)
 def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False) -> int:
     """Tell the whole story on handwritten digits: a standard and a robust net, both audited, one report.
 
+    holdfast demo --out runs/demo
+
     Parameters
     ----------
-    out: the folder for the two nets, their two runs and the page.
-    quiet: show no progress.
+    out
+        The folder for the two nets, their two runs and the page.
+    quiet
+        Show no progress.
     """
     from holdfast.attacks.pgd import PGD
     from holdfast.audit import plan as plans
@@ -39,8 +44,8 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
     from holdfast.training.recipe import Recipe
 
     began = time.monotonic()
-    console = Console(highlight=False, soft_wrap=True)
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = terminal()
+    progress = terminal(stderr=True)
     threat = Linf(EPS)
     recipes = {
         "standard": Recipe(Standard(), threat, epochs=30, lr=3e-3, shift=2),
@@ -66,9 +71,9 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
             curve=CURVE,
             plan=plan,
             seed=0,
-            findings=examined(model, test),
+            findings=examined(model, test, plan),
             name=f"{name} net",
-            command="holdfast demo",
+            command=shlex.join(["holdfast", "demo", "--out", str(out)]),
             request={"model": "net:small_cnn", "weights": str(weights), "data": "digits"},
         )
         with watching(progress, label=f"{name} net, ", quiet=quiet) as watch:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_
+import math
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from holdfast.cli.subject import Subject, load
+from holdfast.cli.terminal import terminal
 
 
 def doctor(subject: Subject = Subject(), *, json: Annotated[bool, Parameter(negative="")] = False) -> int:  # noqa: B008
@@ -18,7 +19,8 @@ def doctor(subject: Subject = Subject(), *, json: Annotated[bool, Parameter(nega
 
     Parameters
     ----------
-    json: print the findings as JSON.
+    json
+        Print the findings as JSON.
     """
     config = subject.configured()
     from holdfast.audit.run import look
@@ -26,18 +28,24 @@ def doctor(subject: Subject = Subject(), *, json: Annotated[bool, Parameter(nega
 
     model, source = load(config)
     findings, accuracy, n = look(model, source)
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     if json:
-        print(json_.dumps({"accuracy": accuracy, "n": n, "findings": [finding.model_dump() for finding in findings]}))
+        print(
+            json_.dumps(
+                {
+                    "accuracy": accuracy if math.isfinite(accuracy) else None,
+                    "n": n,
+                    "findings": [finding.model_dump() for finding in findings],
+                }
+            )
+        )
     else:
         console.print(
             f"{model.name}: {model.parameters:,} parameters, {model.classes} classes, images {model.shape}",
             markup=False,
         )
-        console.print(
-            f"{source.name}: {len(source):,} images; {100 * accuracy:.1f} % of the first {n} looked at are right",
-            markup=False,
-        )
+        right = f"{100 * accuracy:.1f} % of {n} looked at are right" if math.isfinite(accuracy) else f"{n} looked at"
+        console.print(f"{source.name}: {len(source):,} images; {right}", markup=False)
         show_findings(console, findings)
         if not findings:
             console.print("nothing to object to")

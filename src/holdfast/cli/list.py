@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from holdfast.audit.outlines import OUTLINES
+from holdfast.cli.terminal import terminal
 from holdfast.foundation import registry
 from holdfast.foundation.errors import UnknownName
 
@@ -17,7 +17,8 @@ def list_(kind: str | None = None) -> int:
 
     Parameters
     ----------
-    kind: only that kind.
+    kind
+        Only that kind.
     """
     if kind is not None and kind not in (*registry.KINDS, "plan"):
         raise UnknownName.among("kind", kind, (*registry.KINDS, "plan"))
@@ -28,5 +29,5 @@ def list_(kind: str | None = None) -> int:
     if kind in (None, "plan"):
         for outline in OUTLINES.values():
             table.add_row("plan", outline.name, outline.about)
-    Console(highlight=False).print(table)
+    terminal().print(table)
     return 0

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from holdfast.cli.subject import Subject, load
+from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock
 
 
@@ -29,11 +29,16 @@ def plan(
 
     Parameters
     ----------
-    threat: what an adversary may do: linf (the default), l2, l1 or l0.
-    eps: the radius: 8/255, 0.5; for l0 a number of pixels.
-    plan: which attacks: sweep, quick (the default) or thorough.
-    slots: how many searches run at once; chosen by the images' size unless given.
-    json: print the stages as JSON.
+    threat
+        What an adversary may do: linf (the default), l2, l1 or l0.
+    eps
+        The radius: 8/255, 0.5; for l0 a number of pixels.
+    plan
+        Which attacks: sweep, quick (the default) or thorough.
+    slots
+        How many searches run at once; chosen by the images' size unless given.
+    json
+        Print the stages as JSON.
     """
     config = subject.configured({"threat": threat, "eps": eps, "plan": plan, "slots": slots})
     from holdfast.audit import plan as plans
@@ -63,7 +68,7 @@ def plan(
     table.add_row(
         "all", "", f"{sum(c.forwards for c in costs):,}", f"{sum(c.backwards for c in costs):,}", clock(total)
     )
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     console.print(f"{chosen.name}: {chosen.about}", markup=False)
     console.print(f"{model.name} on {len(source):,} images of {source.name}, if not one of them falls:", markup=False)
     console.print(table)

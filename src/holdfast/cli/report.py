@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from holdfast.cli.terminal import terminal
 
 
 def report(*runs: Path, out: Path | None = None) -> int:
@@ -15,8 +15,10 @@ def report(*runs: Path, out: Path | None = None) -> int:
 
     Parameters
     ----------
-    runs: folders that audits wrote.
-    out: the page; report.html in the folder of a single run unless given.
+    runs
+        Folders that audits wrote.
+    out
+        The page; report.html in the folder of a single run unless given.
     """
     from holdfast.foundation.errors import BadValue
 
@@ -25,7 +27,7 @@ def report(*runs: Path, out: Path | None = None) -> int:
     if out is None and len(runs) > 1:
         raise BadValue("several runs need a place for their page", hint="give --out page.html")
     page = write_report(runs, out or runs[0] / "report.html")
-    Console(highlight=False, soft_wrap=True).print(f"report: {page}", markup=False)
+    terminal().print(f"report: {page}", markup=False)
     return 0
 
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from holdfast.audit.config import AuditConfig, build, option
-
 if TYPE_CHECKING:
+    from holdfast.audit.config import AuditConfig
     from holdfast.data.source import Source
     from holdfast.models.model import Model
 
 
 @Parameter(name="*", group="Model and data")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """What is under test."""
 
@@ -43,10 +42,12 @@ class Subject:
     """A TOML file with any of these keys; what stands on the command line wins."""
 
     def configured(self, more: Mapping[str, Any] | None = None) -> AuditConfig:
-        """The whole configuration, with the options of the command itself in ``more``."""
+        """The whole configuration: these options, over those in ``more``, over those of the TOML file."""
+        from holdfast.audit.config import build, option
+
         given = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("config", "option")}
         given["options"] = dict(option(text) for text in self.option) if self.option else None
-        return build(self.config, {**given, **(more or {})})
+        return build(self.config, {**(more or {}), **{key: value for key, value in given.items() if value is not None}})
 
 
 def load(config: AuditConfig) -> tuple[Model, Source]:

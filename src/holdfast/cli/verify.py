@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
-from rich.console import Console
-
 from holdfast.cli.subject import Subject, load
+from holdfast.cli.terminal import terminal
 
 
 def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - frozen
@@ -20,7 +18,8 @@ def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - froz
 
     Parameters
     ----------
-    run: the folder of a finished run.
+    run
+        The folder of a finished run.
     """
     from holdfast.audit.verify import verify as replay
     from holdfast.foundation.errors import BadValue, Unbelievable
@@ -32,17 +31,14 @@ def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - froz
             f"the run's model is {request.get('model', 'a Python object')!r}, which is code of yours",
             hint="name it again with --model, to say that its code may run",
         )
-    given = {f.name for f in fields(subject) if getattr(subject, f.name) is not None}
-    replaced = {key for key in ("model", "data") if key in given}
-    dropped = {"model": ("weights", "normalise", "options"), "data": ("split", "limit")}
-    if subject.model is not None and subject.model != request.get("model"):
-        request = {key: value for key, value in request.items() if key not in dropped["model"]}
-    if subject.data is not None and subject.data != request.get("data"):
-        request = {key: value for key, value in request.items() if key not in dropped["data"]}
-    config = subject.configured({key: value for key, value in request.items() if key not in given | replaced})
+    for name, theirs in (("model", ("weights", "normalise", "options")), ("data", ("split", "limit"))):
+        named = getattr(subject, name)
+        if named is not None and named != request.get(name):  # another one: what belonged to the run's does not fit it
+            request = {key: value for key, value in request.items() if key not in theirs}
+    config = subject.configured(request)
     model, source = load(config)
     verified = replay(run, model, source)
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     console.print(
         f"{verified.upheld} of {verified.points} adversarial images are upheld; the run claims {verified.claimed}"
     )

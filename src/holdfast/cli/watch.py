@@ -61,7 +61,8 @@ def watching(console: Console, *, label: str = "", quiet: bool = False) -> Itera
 
         def line(step: Step) -> None:
             stage = _stage(step)
-            if step.done < step.total and time.monotonic() - last.get(stage, -LINE_EVERY) < LINE_EVERY:
+            due = time.monotonic() - last.setdefault(stage, time.monotonic()) >= LINE_EVERY
+            if not step.total or (step.done < step.total and not due):
                 return
             last[stage] = time.monotonic()
             console.print(

@@ -25,7 +25,13 @@ def storing(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path} cannot be written: {error.strerror}", hint="give a folder you may write to"
             ) from error
-        raise StorageError(f"{path} cannot be written: {error}", hint="give another folder with --out") from error
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            raise StorageError(
+                f"{path} is not a folder, or lies below something that is none", hint="give another folder with --out"
+            ) from error
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}", hint="give another folder with --out"
+        ) from error
 
 
 def write_atomic(path: Path, parts: Iterable[bytes]) -> None:
@@ -36,6 +42,8 @@ def write_atomic(path: Path, parts: Iterable[bytes]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storing(path):
+        if path.exists() and not path.is_file():  # renaming over a device would replace the device
+            raise StorageError(f"{path} cannot be written: it is no file", hint="give the path of a file")
         try:
             with temporary.open("wb") as file:
                 for part in parts:

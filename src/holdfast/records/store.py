@@ -7,6 +7,8 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -41,26 +43,37 @@ class Store:
             BadFile: it was damaged by more than a kill.
         """
         self.folder = folder
-        self.info = _open_run(folder, info)
+        self.info = info
         self.broken: set[int] = set()
         self.ranking: dict[int, tuple[int, ...]] = {}
         self._judged: dict[tuple[str, float], set[int]] = {}
-        self._searches: dict[tuple[str, float], dict[tuple[int, int], Record]] = {}
+        self._searches: dict[tuple[str, float], dict[int, list[Record]]] = {}
+        self._held: dict[tuple[str, float, int], dict[int, int]] = {}
+        """The points of fooled searches whose samples have no verdict yet: (stage, eps, id) -> search -> point."""
         self._count = 0
-        with storing(folder):
-            self._lines = (folder / RECORDS).open("ab")
-        try:
-            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lines.close()
-            raise StorageError(
-                f"another process is writing to {folder}",
-                hint="wait until it has ended, or give another folder with --out",
-            ) from None
-        with storing(folder):
+        with storing(folder), ExitStack() as opened:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / RUN).exists() and any(not _ours(path) for path in folder.iterdir()):
+                raise PlanMismatch(f"{folder} is not empty and holds no run", hint="give a new folder with --out")
+            # Unbuffered, so that closing a file on a full disk has nothing left to write, and cannot fail again.
+            self._lines = opened.enter_context((folder / RECORDS).open("ab", buffering=0))
+            try:
+                fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StorageError(
+                    f"another process is writing to {folder}",
+                    hint="wait until it has ended, or give another folder with --out",
+                ) from None
+            if (folder / RUN).exists():
+                self.info = same_run(folder, info)
+            else:
+                write_atomic(folder / RUN, [info.model_dump_json(indent=2).encode()])
+            self._past_seconds, self.past_discarded = _past(folder)  # by a file time that the repair changes
             for record in _repaired(folder / RECORDS):
                 self._note(record)
-            self._points = (folder / POINTS).open("ab")
+                if not record.final:
+                    self._searches.setdefault((record.stage, record.eps), {}).setdefault(record.id, []).append(record)
+            self._points = opened.enter_context((folder / POINTS).open("ab", buffering=0))
             size = self._count * point_bytes(self.info)
             if self._points.tell() < size:
                 raise BadFile(
@@ -69,31 +82,28 @@ class Store:
                 )
             self._points.truncate(size)
             self._points.seek(0, os.SEEK_END)
-        self._past_seconds, self.past_discarded = _past(folder)
-        self._started = time.time()
-        self._session({"started": self._started})
+            self._started = time.time()
+            self._session({"started": self._started})
+            opened.pop_all()
 
     def judged(self, stage: str, eps: float) -> set[int]:
         """The ids that have a verdict of this stage at this radius."""
         return self._judged.get((stage, eps), set())
 
     def searches(self, stage: str, eps: float) -> list[Record]:
-        """The finished searches of samples that have no verdict yet of this stage at this radius."""
-        return list(self._searches.get((stage, eps), {}).values())
+        """The searches that earlier sessions finished, of samples without a verdict of this stage at this radius."""
+        return [record for searches in self._searches.get((stage, eps), {}).values() for record in searches]
 
     def append(self, record: Record, point: np.ndarray | None = None) -> None:
         """Writes one finished record, its point first. A point that a search's own record holds is not written again."""
-        held = self._searches.get((record.stage, record.eps), {}).get((record.id, record.search or 0))
-        if held is not None and held.point is not None:
-            record = record.model_copy(update={"point": held.point})
-        elif point is not None:
-            record = record.model_copy(update={"point": self._count})
+        held = self._held.get((record.stage, record.eps, record.id), {}).get(record.search)
         with storing(self.folder):
-            if point is not None and record.point == self._count:
-                self._points.write(np.ascontiguousarray(point, dtype=self.info.model.dtype).tobytes())
-                self._points.flush()
-            self._lines.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
-            self._lines.flush()
+            if held is not None:
+                record = record.model_copy(update={"point": held})
+            elif point is not None:
+                record = record.model_copy(update={"point": self._count})
+                _write(self._points, np.ascontiguousarray(point, dtype=self.info.model.dtype).tobytes())
+            _write(self._lines, record.model_dump_json(exclude_none=True).encode() + b"\n")
         self._note(record)
 
     def finish(self, discarded: int) -> float:
@@ -115,11 +125,11 @@ class Store:
         if record.point is not None:
             self._count = max(self._count, record.point + 1)
         if not record.final:
-            self._searches.setdefault(where, {})[record.id, record.search] = record
+            if record.point is not None:
+                self._held.setdefault((*where, record.id), {})[record.search] = record.point
             return
-        open_searches = self._searches.get(where, {})
-        for search in [key for key in open_searches if key[0] == record.id]:
-            del open_searches[search]
+        self._held.pop((*where, record.id), None)
+        self._searches.get(where, {}).pop(record.id, None)
         self._judged.setdefault(where, set()).add(record.id)
         if record.fooled:
             self.broken.add(record.id)
@@ -131,20 +141,21 @@ class Store:
             file.write(json.dumps(line) + "\n")
 
 
+def _write(file: FileIO, data: bytes) -> None:
+    """All of ``data``: an unbuffered file may take less at a time."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
 def point_bytes(info: RunInfo) -> int:
     """The size of one stored point."""
     return int(np.prod(info.data.shape)) * np.dtype(info.model.dtype).itemsize
 
 
-def _open_run(folder: Path, info: RunInfo) -> RunInfo:
-    if not folder.exists() or not any(folder.iterdir()):
-        with storing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / RUN, [info.model_dump_json(indent=2).encode()])
-        return info
-    if not (folder / RUN).exists():
-        raise PlanMismatch(f"{folder} is not empty and holds no run", hint="give a new folder with --out")
-    return same_run(folder, info)
+def _ours(path: Path) -> bool:
+    """Whether a kill before ``run.json`` was written can have left this behind."""
+    return path.name.startswith(f".{RUN}.") or (path.name == RECORDS and not path.stat().st_size)
 
 
 def same_run(folder: Path, info: RunInfo) -> RunInfo:

@@ -24,8 +24,8 @@ class L0(Threat):
                 f"eps is {eps:g}, but L0 counts pixels", hint="give a whole number of pixels, for example L0(10)"
             )
 
-    @property
-    def reach(self) -> float:
+    def stride(self, steps: int, radii: float = 1.0) -> float:
+        """Always 1, from any colour to the corner of the colour cube: the radius counts pixels and bounds no colour."""
         return 1.0
 
     def _keep(self, gain: Tensor, radius: Radius | None) -> Tensor:
@@ -41,7 +41,8 @@ class L0(Threat):
     def project(self, x0: Tensor, x: Tensor, *, radius: Radius | None = None) -> Tensor:
         """Keeps the pixels whose clipped change saves most of the squared distance to ``x``."""
         boxed = x.clamp(0, 1)
-        saved = (x - x0).square().sum(1) - (x - boxed).square().sum(1)
+        # |x - x0|^2 - |x - boxed|^2 as a product: the difference of the squares loses all digits where x is far outside.
+        saved = ((boxed - x0) * ((x - x0) + (x - boxed))).sum(1)
         return torch.where(self._keep(saved, radius), boxed, x0)
 
     def steepest(self, grad: Tensor) -> Tensor:

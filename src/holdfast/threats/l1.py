@@ -7,7 +7,7 @@ from torch import Tensor
 
 from holdfast import keys
 from holdfast.foundation.registry import register
-from holdfast.threats.threat import Radius, Threat, room, rows
+from holdfast.threats.threat import Radius, Threat, room, rows, step_within
 
 
 @register
@@ -28,8 +28,10 @@ class L1(Threat):
         delta = x - x0
         size, limit = delta.flatten(1).abs(), room(x0, delta).flatten(1)
         inside = torch.minimum(size, limit).sum(1) <= eps
+        boxed = x.clamp(0, 1)
         if inside.all():
-            return x.clamp(0, 1)
+            return boxed
+        size = _drawn_together(size)
         kinks, order = torch.cat([size, size - limit], 1).sort(dim=1, descending=True)
         # From the far right, where nothing moves, to the left: a pixel begins to move at |d| and is full at |d| - c.
         rate = torch.where(order < size.shape[1], 1.0, -1.0).to(x0.dtype).cumsum(1)
@@ -38,15 +40,15 @@ class L1(Threat):
         last = (length <= eps[:, None]).sum(1).sub(1).clamp_min(0)[:, None]
         reached, slope = length.gather(1, last), rate.gather(1, last).clamp_min(1)
         s = (kinks.gather(1, last) - (eps[:, None] - reached) / slope).clamp_min(0)
-        # The sums above carry rounding of the size of all kinks together; one step with the pixels' own sums removes it.
-        moving = (size > s) & (size - limit < s)
-        excess = torch.minimum((size - s).clamp_min(0), limit).sum(1, keepdim=True) - eps[:, None]
-        s = (s + excess / moving.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
-        s = torch.where(inside[:, None], torch.zeros_like(s), s)
+        # The sums above carry rounding of the size of all kinks together; steps with the pixels' own sums remove it.
+        for _ in range(2):
+            moving = (size > s) & (size - limit < s)
+            excess = torch.minimum((size - s).clamp_min(0), limit).sum(1, keepdim=True) - eps[:, None]
+            s = (s + excess / moving.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
         moved = torch.minimum((size - s).clamp_min(0), limit)
         # Rounding can still leave the sum a few ulps above eps; scaling by that much keeps every pixel in the box.
         moved = moved * (eps / moved.sum(1).clamp_min(torch.finfo(x0.dtype).tiny)).clamp_max(1)[:, None]
-        return (x0 + moved.view_as(delta) * delta.sign()).clamp(0, 1)
+        return torch.where(rows(inside, x0), boxed, step_within(x0, moved.view_as(delta), delta))
 
     def steepest(self, grad: Tensor) -> Tensor:
         """The signs of the 1 % of pixel values with the largest gradients, together of length 1.
@@ -75,3 +77,17 @@ class L1(Threat):
 
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
         return (x - x0).flatten(1).abs().sum(1)
+
+
+def _drawn_together(size: Tensor) -> Tensor:
+    """The sizes, with gaps above 1 between neighbours in their order cut to 1, in rows that have sizes above 100.
+
+    No pixel has more room than 1: of two sizes further apart, the larger one's pixel is full before the other's moves, so
+    that the projection is the same. Between huge sizes the room itself would be lost in rounding.
+    """
+    wide = size.amax(1) > 100
+    if not wide.any():
+        return size
+    ordered, order = size.sort(dim=1)
+    gaps = torch.cat([ordered[:, :1], ordered.diff(dim=1)], 1).clamp_max(1)
+    return torch.where(wide[:, None], torch.empty_like(size).scatter_(1, order, gaps.cumsum(1)), size)

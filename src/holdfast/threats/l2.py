@@ -7,7 +7,7 @@ from torch import Tensor
 
 from holdfast import keys
 from holdfast.foundation.registry import register
-from holdfast.threats.threat import Radius, Threat, room, rows
+from holdfast.threats.threat import Radius, Threat, room, rows, step_within
 
 
 @register
@@ -28,19 +28,17 @@ class L2(Threat):
         eps = self._radius(radius, x0)
         delta = x - x0
         size, limit = delta.flatten(1).abs(), room(x0, delta).flatten(1)
-        moved = torch.minimum(size, limit)
-        inside = moved.norm(dim=1) <= eps
-        t = (eps / size.norm(dim=1).clamp_min(torch.finfo(x0.dtype).tiny)).clamp_max(1)
+        inside = torch.minimum(size, limit).norm(dim=1) <= eps
+        t = (eps / _norm(size)).clamp_max(1)
         while not inside.all():
             clipped = size * t[:, None] >= limit
             spent = limit.square().mul(clipped).sum(1)
-            free = size.square().mul(~clipped).sum(1).clamp_min(torch.finfo(x0.dtype).tiny)
-            new = ((eps.square() - spent).clamp_min(0) / free).sqrt().clamp_max(1)
+            new = ((eps.square() - spent).clamp_min(0).sqrt() / _norm(size.masked_fill(clipped, 0))).clamp_max(1)
             if not ((new > t) & ~inside).any():
                 break
             t = torch.maximum(t, new)
-        moved = torch.where(inside[:, None], moved, torch.minimum(size * t[:, None], limit))
-        return (x0 + moved.view_as(delta) * delta.sign()).clamp(0, 1)
+        moved = torch.minimum(size * t[:, None], limit)
+        return torch.where(rows(inside, x0), x.clamp(0, 1), step_within(x0, moved.view_as(delta), delta))
 
     def steepest(self, grad: Tensor) -> Tensor:
         # Scaled by the largest entry first: the squares of gradients around 1e-30 would vanish in float32.
@@ -50,9 +48,17 @@ class L2(Threat):
     def sample(self, x0: Tensor, key: Tensor, *, radius: Radius | None = None) -> Tensor:
         """Uniform in the ball, then projected: uniform over the set wherever the ball does not leave the box."""
         direction = keys.normal(keys.fold(key, 0), x0.shape[1:], dtype=x0.dtype)
-        share = keys.uniform(keys.fold(key, 1), (), dtype=x0.dtype) ** (1 / x0[0].numel()) if len(x0) else key.to(x0)
+        # The largest of d uniform draws is distributed like one of them to the power 1 / d. Its bits do not depend on the
+        # batch; those of torch's pow do (the last entries of a tensor take another path than the others).
+        share = keys.uniform(keys.fold(key, 1), x0.shape[1:], dtype=x0.dtype).flatten(1).amax(1)
         length = self._radius(radius, x0) * share / direction.flatten(1).norm(dim=1)
         return self.project(x0, x0 + rows(length, x0) * direction, radius=radius)
 
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
         return (x - x0).flatten(1).norm(dim=1)
+
+
+def _norm(size: Tensor) -> Tensor:
+    """The length of each row, positive. Scaled by the largest entry: squares of huge or tiny ones leave float32's range."""
+    largest = size.amax(1).clamp_min(torch.finfo(size.dtype).tiny)
+    return largest * (size / largest[:, None]).norm(dim=1).clamp_min(1)

@@ -45,10 +45,9 @@ class Threat(ABC):
         """The registry name."""
         return name_of(self)
 
-    @property
-    def reach(self) -> float:
-        """The length, in the steepest direction's own unit, of a step that crosses the ball from centre to rim."""
-        return self.eps
+    def stride(self, steps: int, radii: float = 1.0) -> float:
+        """The length of each of ``steps`` equal steps along `steepest` that together cover ``radii`` radii."""
+        return radii * self.eps / steps
 
     def resized(self, eps: float) -> Threat:
         """The same set with another radius."""
@@ -87,6 +86,15 @@ def rows(values: Tensor, like: Tensor) -> Tensor:
 def room(x0: Tensor, delta: Tensor) -> Tensor:
     """How far each pixel may move from x0 in the direction of ``delta`` before it leaves [0, 1]."""
     return torch.where(delta > 0, 1 - x0, x0).clamp_min(0)
+
+
+def step_within(x0: Tensor, moved: Tensor, delta: Tensor) -> Tensor:
+    """``x0`` moved by ``moved >= 0`` in the direction of ``delta``, inside [0, 1], every pixel rounded towards x0.
+
+    Rounding to the nearest adds the same error to thousands of pixels: together it takes the point out of the ball.
+    """
+    x = (x0 + moved * delta.sign()).clamp(0, 1)
+    return torch.where((x - x0).abs() > moved, torch.nextafter(x, x0), x)
 
 
 def check_at_most(eps: float, limit: float, norm: str, meaning: str) -> None:

@@ -1,0 +1,87 @@
+"""Memory does not grow with the number of images: peak RSS of whole audits, of 1 000 and 10 000 of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+GROUP = 500
+NET = '''
+import torch
+from torch import nn
+
+def net():
+    """A fixed linear classifier of 3x32x32 images with some classes much closer than others."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(3072, 10)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(10, 3072, generator=generator) / 8)
+        layer.bias.copy_(-layer.weight.sum(1) / 2)
+    return nn.Sequential(nn.Flatten(), layer)
+'''
+MEASURED = """
+import resource, sys
+from holdfast.cli.app import run
+code = run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+def write(path: Path, n: int, net: torch.nn.Module) -> None:
+    """Noisy colour images with the net's own labels, group by group."""
+    draw = np.random.default_rng(0)
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary())])), ("label", pa.int64())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for _ in range(n // GROUP):
+            images = draw.integers(0, 256, (GROUP, 3, 32, 32), dtype=np.uint8)
+            with torch.no_grad():
+                labels = net(torch.from_numpy(images / np.float32(255))).argmax(1).numpy()
+            cells = []
+            for pixels in images:
+                buffer = io.BytesIO()
+                Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, format="PNG", compress_level=0)
+                cells.append({"bytes": buffer.getvalue()})
+            writer.write_table(pa.table({"image": cells, "label": labels}, schema), row_group_size=GROUP)
+
+
+def peak(folder: Path, data: str, plan: str) -> int:
+    """The peak RSS of an audit, in MiB."""
+    arguments = ["audit", "--model", "memory_net:net", "--data", data, "--eps", "1/255", "--curve", "0.5/255"]
+    arguments += ["--plan", plan, "--out", f"{plan}_{data}", "--json", "--quiet", "--slots", "128"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments], cwd=folder, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    summary, rss = done.stdout.splitlines()
+    robust = json.loads(summary)["robust_accuracy"]["value"]
+    assert 0.2 < robust < 0.8, "both the broken and the unbroken should be many"
+    return int(rss)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("plan", "few", "many"), [("sweep", 1_000, 10_000), ("quick", 2_500, 10_000)])
+def test_peak_memory(plan: str, few: int, many: int, tmp_path: Path, record_property, monkeypatch) -> None:
+    (tmp_path / "memory_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    import memory_net
+
+    peaks = {}
+    for n in (few, many):
+        write(tmp_path / f"{n}.parquet", n, memory_net.net())
+        peaks[n] = peak(tmp_path, f"{n}.parquet", plan)
+    record_property("peak RSS in MiB", peaks)
+    print(plan, peaks)
+    # 8 bytes for each id and label, and what is known of each sample: far below its image of 3 072 bytes.
+    assert peaks[many] - peaks[few] < (many - few) * 3_072 / 2**20, peaks
