@@ -40,8 +40,9 @@ def number(text: str) -> int:
 
 
 def root(seed: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """The key, of shape (), that a run's seed stands for."""
-    return _mix(torch.tensor(seed, dtype=torch.int64, device=device) + _GOLDEN)
+    """The key, of shape (), that a run's seed stands for; seeds that differ by a multiple of 2**64 share it."""
+    signed = (seed + 2**63) % 2**64 - 2**63
+    return _mix(torch.tensor(signed, dtype=torch.int64, device=device) + _GOLDEN)
 
 
 def fold(key: Tensor, data: Tensor | int) -> Tensor:

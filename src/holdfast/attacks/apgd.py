@@ -15,7 +15,7 @@ from holdfast.ascent.attack import Attack
 from holdfast.ascent.gradient import evaluate
 from holdfast.ascent.meter import Classifier
 from holdfast.ascent.state import Rows, State, observe
-from holdfast.attacks.options import at_least_one, positive
+from holdfast.attacks.options import at_least_one, number_of_targets, positive
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import register
 from holdfast.losses import Loss
@@ -104,10 +104,7 @@ class APGD(Attack):
         at_least_one("steps", self.steps)
         at_least_one("restarts", self.restarts)
         starts.named(self.start)
-        if isinstance(self.targets, bool) or not isinstance(self.targets, int) or self.targets < 0:
-            raise BadValue(
-                f"targets is {self.targets!r}; it must be a whole number, at least 0", hint="the paper uses 9"
-            )
+        number_of_targets(self.targets)
         if self.radii is not None:
             object.__setattr__(self, "radii", tuple((float(share), float(factor)) for share, factor in self.radii))
             for share, factor in self.radii or ():
