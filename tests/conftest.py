@@ -49,10 +49,10 @@ def cli(capsys) -> Callable[..., Ran]:
 def shell() -> Callable[..., Ran]:
     """Runs ``python -m holdfast ARGUMENTS`` in a process of its own."""
 
-    def call(*arguments: object, cwd: Path | None = None) -> Ran:
+    def call(*arguments: object, cwd: Path | None = None, timeout: float = 240) -> Ran:
         command = [sys.executable, "-m", "holdfast", *(str(argument) for argument in arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return call

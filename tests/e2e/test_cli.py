@@ -235,12 +235,13 @@ def test_a_reader_that_goes_away() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_demo_tells_its_story(shell, tmp_path: Path) -> None:
-    ran = shell("demo", "--out", "demo", cwd=tmp_path)
+    ran = shell("demo", "--out", "demo", cwd=tmp_path, timeout=1000)
     assert ran.code == 0, ran.err
     standard, robust = (store.read_summary(tmp_path / "demo" / name) for name in ("standard", "robust"))
     at = [{round(point.eps, 4): point.robust_accuracy.value for point in one.curve} for one in (standard, robust)]
     assert standard.clean_accuracy.value > 0.97 and at[0][0.15] < 0.05
     assert robust.clean_accuracy.value > 0.9 and at[1][0.15] > 0.5
     assert "report: " in ran.out and (tmp_path / "demo" / "report.html").stat().st_size > 20_000
-    assert shell("demo", "--out", "demo", cwd=tmp_path).code == 0  # a second time it only reads
+    assert shell("demo", "--out", "demo", cwd=tmp_path, timeout=1000).code == 0  # a second time it only reads

@@ -43,7 +43,9 @@ def write_atomic(path: Path, parts: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storing(path):
         if path.exists() and not path.is_file():  # renaming over a device would replace the device
-            raise StorageError(f"{path} cannot be written: it is no file that can be replaced", hint="give the path of a file")
+            raise StorageError(
+                f"{path} cannot be written: it is no file that can be replaced", hint="give the path of a file"
+            )
         try:
             with temporary.open("wb") as file:
                 for part in parts:
