@@ -583,7 +583,7 @@ def test_no_space_left_at_the_end(room: Room, cli, monkeypatch) -> None:
 
 def test_a_device_is_not_replaced_by_a_page(finished: Room, cli) -> None:
     told(cli("report", "run", "--out", "/dev/null"), "/dev/null", "the path of a file")
-    told(cli("report", "run", "--out", "run"), "run is no file", "the path of a file")
+    told(cli("report", "run", "--out", "run"), "run cannot be written", "the path of a file")
     assert not Path("/dev/null").is_file()
 
 
