@@ -9,8 +9,8 @@ What is compared: robust accuracy, model evaluations, CPU seconds on one thread.
   judgement, Foolbox's own check of success.
 - The points of all libraries are judged here, outside the clock: inside ball and box, and a fresh prediction of the
   model. An image that is misclassified unchanged counts as not robust for everybody.
-- Evaluations are counted at the first convolution of whatever copy of the model is run, image by image, in a round of
-  its own that is not timed.
+- Evaluations are counted at the first layer with weights of whatever copy of the model is run, image by image, in a
+  round of its own that is not timed.
 - The timed rounds are interleaved (A B C, B C A, ...), round i has seed i in every library, and a ratio is formed
   within a round before the median is taken.
 
@@ -222,7 +222,9 @@ class Counts:
 
 @contextlib.contextmanager
 def counted(shape: torch.Size) -> Iterator[Counts]:
-    """Counts every image of that (C, H, W) shape that enters a convolution, whoever evaluates which copy of the model.
+    """Counts every image of that (C, H, W) shape that enters a layer with weights, in whichever copy of the model.
+
+    That is the first layer of the nets here, also where a search copy has put a layer of its own in its place.
 
     A hook for all modules instead of a wrapper around one: a wrapper would keep our engine from copying the model, and
     so would change what is counted.
@@ -230,7 +232,8 @@ def counted(shape: torch.Size) -> Iterator[Counts]:
     counts = Counts()
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if isinstance(module, nn.Conv2d) and inputs[0].shape[1:] == shape:
+        weighted = next(module.parameters(recurse=False), None) is not None
+        if weighted and inputs and isinstance(inputs[0], Tensor) and inputs[0].shape[1:] == shape:
             counts.forwards += len(inputs[0])
             if inputs[0].requires_grad:
                 inputs[0].register_hook(counts.gradient)

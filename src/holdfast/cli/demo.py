@@ -48,8 +48,8 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
     progress = terminal(stderr=True)
     threat = Linf(EPS)
     recipes = {
-        "standard": Recipe(Standard(), threat, epochs=30, lr=3e-3, shift=2),
-        "robust": Recipe(Adversarial(PGD(steps=5)), Linf(0.2), epochs=30, lr=3e-3, shift=1),
+        "standard": Recipe(Standard(), threat, epochs=20, lr=3e-3, shift=2),
+        "robust": Recipe(Adversarial(PGD(steps=4)), Linf(0.2), epochs=24, lr=3e-3, shift=1),
     }
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
