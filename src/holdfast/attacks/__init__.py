@@ -12,11 +12,13 @@ from holdfast.foundation import registry
 if TYPE_CHECKING:
     from holdfast.attacks.apgd import APGD as APGD
     from holdfast.attacks.bim import BIM as BIM
+    from holdfast.attacks.fab import FAB as FAB
     from holdfast.attacks.fgsm import FGSM as FGSM
     from holdfast.attacks.mim import MIM as MIM
     from holdfast.attacks.n_fgsm import NFGSM as NFGSM
     from holdfast.attacks.pgd import PGD as PGD
     from holdfast.attacks.rs_fgsm import RSFGSM as RSFGSM
+    from holdfast.attacks.square import Square as Square
 
 
 def __getattr__(name: str) -> Any:

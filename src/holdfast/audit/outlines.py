@@ -10,12 +10,13 @@ from typing import Any
 class Outline:
     """A plan before its attacks are made: (stage name, attack's registry name, its configuration) in order.
 
-    ``about`` says in one line what the plan is for.
+    ``about`` says in one line what the plan is for; ``threats`` names the only sets it is meant for, where not all are.
     """
 
     name: str
     about: str
     stages: tuple[tuple[str, str, dict[str, Any]], ...]
+    threats: tuple[str, ...] = ("linf", "l2", "l1", "l0")
 
 
 _SWEEP = ("pgd", "pgd", {"steps": 20, "loss": "margin", "start": "clean", "schedule": "cosine"})
@@ -41,6 +42,17 @@ OUTLINES: dict[str, Outline] = {
                 ("apgd-ce", "apgd", {"steps": 100, "loss": "ce"}),
                 ("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9}),
             ),
+        ),
+        Outline(
+            "standard",
+            "AutoAttack's protocol (Linf, L2): APGD-CE, APGD-T, FAB-T and Square with its order and budgets; to publish.",
+            (
+                ("apgd-ce", "apgd", {"steps": 100, "loss": "ce"}),
+                ("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9}),
+                ("fab-t", "fab", {"steps": 100, "targets": 9}),
+                ("square", "square", {"steps": 5000}),
+            ),
+            threats=("linf", "l2"),
         ),
     )
 }

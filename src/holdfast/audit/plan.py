@@ -9,7 +9,7 @@ import torch
 from holdfast.ascent.attack import RANKED, Attack
 from holdfast.audit.outlines import OUTLINES
 from holdfast.foundation import registry
-from holdfast.foundation.errors import UnknownName
+from holdfast.foundation.errors import BadValue, UnknownName
 from holdfast.foundation.registry import name_of
 from holdfast.records.schema import StageInfo
 from holdfast.threats.threat import Threat
@@ -31,15 +31,21 @@ class Stage:
 class Plan:
     """Stages in their order; each works on the samples that none before it broke.
 
-    ``about`` says in one sentence what the plan is for.
+    ``about`` says in one sentence what the plan is for, ``threats`` for which sets.
     """
 
     name: str
     about: str
     stages: tuple[Stage, ...]
+    threats: tuple[str, ...] = ("linf", "l2", "l1", "l0")
 
     def check(self, threat: Threat) -> None:
-        """Refuses a threat that one of the attacks cannot search. Raises BadValue."""
+        """Refuses a threat that the plan is not meant for, or that one of its attacks cannot search. Raises BadValue."""
+        if threat.name not in self.threats:
+            raise BadValue(
+                f"the plan {self.name} is not made for the threat {threat.name!r}",
+                hint=f"it is made for: {', '.join(self.threats)}; choose another plan",
+            )
         for stage in self.stages:
             stage.attack.check(threat)
 
@@ -66,4 +72,4 @@ def named(name: str | Plan) -> Plan:
         raise UnknownName.among("plan", name, OUTLINES)
     outline = OUTLINES[name]
     stages = tuple(Stage(stage, registry.load("attack", attack)(**fields)) for stage, attack, fields in outline.stages)
-    return Plan(outline.name, outline.about, stages)
+    return Plan(outline.name, outline.about, stages, outline.threats)
