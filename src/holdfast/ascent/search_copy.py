@@ -1,9 +1,9 @@
 """A copy of a model that gives the same answers and costs less to search.
 
 A search evaluates one fixed function thousands of times and differentiates it in the images only. So the copy is in
-evaluation mode, its parameters need no gradients, batch norms are folded into the convolutions before them, and
-convolutions run channels-last where a static rule says that it pays. The rule never times anything: which kernels run
-decides the last bits, and the same seed has to give the same bits.
+evaluation mode, its parameters need no gradients, batch norms are folded into the convolutions before them, the gradient
+in the image comes from a kernel made for few channels, and convolutions run channels-last where a static rule says that it
+pays. The rules never time anything: which kernels run decides the last bits, and the same seed has to give the same bits.
 
 Nothing here is taken on trust: the copy is compared with the original on a batch of the user's images, logits and
 input gradients (tracing drops ``torch.no_grad`` and custom backward passes without a word), and is used only if they
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from holdfast.ascent.few_channels import FewChannels
 from holdfast.ascent.frozen import frozen, rng_kept
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -77,13 +78,16 @@ def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
             return _because(unchanged, "two evaluations of the same images differ, or are not finite")
         reasons: list[str] = []
         lasting = _pays_channels_last(plain, x)
-        for fold, last in [(True, lasting), (True, False), (False, lasting)] if lasting else [(True, False)]:
+        ways = (
+            [(True, True), (True, False), (False, True), (False, False)] if lasting else [(True, False), (False, False)]
+        )
+        for fold, last in ways:
             try:
                 built, folded = _folded(_plain(module)) if fold else (_plain(module), 0)
-                if not folded and not last:
-                    continue  # that is the plain copy
                 if last:
                     built = built.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
+                if not _with_few_channels(built) and not folded and not last:
+                    continue  # that is the plain copy
                 exact = _difference(wanted, _answer(built, x))
             except (
                 Exception
@@ -204,6 +208,17 @@ def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module:
     new.weight = nn.Parameter((weight.double() * by_row).to(weight.dtype), requires_grad=False)
     new.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
     return new
+
+
+def _with_few_channels(module: nn.Module) -> int:
+    """Replaces the convolutions that `FewChannels` fits, in place, and says how many."""
+    replaced = 0
+    for name, layer in list(module.named_modules()):
+        if name and FewChannels.fits(layer) and not any(getattr(layer, hooks, None) for hooks in _HOOKS):
+            parent, _, child = name.rpartition(".")
+            setattr(module.get_submodule(parent), child, FewChannels(layer))
+            replaced += 1
+    return replaced
 
 
 def _pays_channels_last(module: nn.Module, x: Tensor) -> bool:
