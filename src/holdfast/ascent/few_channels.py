@@ -52,7 +52,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (grad,), (weight,) = grad_outputs, ctx.saved_tensors
         columns = weight.flatten(1).t() @ grad.flatten(2)
         return F.fold(columns, ctx.size, weight.shape[2:], **ctx.geometry), None, None, None, None, None
