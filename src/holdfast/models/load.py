@@ -194,7 +194,7 @@ def _call(factory: Callable[..., object], name: str, options: dict[str, Any]) ->
         module = factory(**options)
     except BadValue:
         raise
-    except (Exception, SystemExit) as error:  # the user's code, or one of our nets with an option of a wrong type
+    except Exception as error:  # the user's code, or one of our nets with an option of the wrong type
         raise BadModel(
             f"{name} raises when it is called with {options}: {type(error).__name__}: {error}", hint="check its options"
         ) from error
