@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from holdfast.foundation.errors import UnknownName
+from holdfast.foundation.registry import pick
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -96,9 +96,7 @@ def named(name: str) -> Loss:
     Raises:
         UnknownName: no loss has it.
     """
-    if name not in LOSSES:
-        raise UnknownName.among("loss", name, LOSSES)
-    return LOSSES[name]
+    return pick("loss", name, LOSSES)
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from holdfast.ascent.state import Rows
-from holdfast.foundation.errors import UnknownName
+from holdfast.foundation.registry import pick
 
 Start = Callable[[Rows], Tensor]
 """Rows -> the first points, (R, C, H, W)."""
@@ -32,6 +32,4 @@ def named(name: str) -> Start:
     Raises:
         UnknownName: no start has it.
     """
-    if name not in STARTS:
-        raise UnknownName.among("start", name, STARTS)
-    return STARTS[name]
+    return pick("start", name, STARTS)

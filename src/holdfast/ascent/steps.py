@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from holdfast.foundation.errors import UnknownName
+from holdfast.foundation.registry import pick
 
 Schedule = Callable[[Tensor, int], Tensor | float]
 """(steps taken (R,), all steps) -> share of the first step's length, (R,) or one number."""
@@ -37,6 +37,4 @@ def named(name: str) -> Schedule:
     Raises:
         UnknownName: no schedule has it.
     """
-    if name not in SCHEDULES:
-        raise UnknownName.among("schedule", name, SCHEDULES)
-    return SCHEDULES[name]
+    return pick("schedule", name, SCHEDULES)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,17 @@ def load(kind: str, name: str) -> Any:
                 hint=f"repair or uninstall that package, or choose one of: {', '.join(_own(kind))}",
             ) from error
     raise UnknownName.among(kind, name, names(kind))
+
+
+def pick(what: str, name: str, among: Mapping[str, T]) -> T:
+    """The value of that name in a small table of functions or settings.
+
+    Raises:
+        UnknownName: the table has no such name; the hint gives the nearest ones.
+    """
+    if name not in among:
+        raise UnknownName.among(what, name, among)
+    return among[name]
 
 
 def name_of(component: Any) -> str:
