@@ -46,7 +46,7 @@ def audit(
     eps
         The radius: 8/255, 0.5; for l0 a number of pixels.
     plan
-        Which attacks: sweep, quick (the default) or thorough; see "holdfast list plan".
+        Which attacks: sweep, quick (the default), thorough or standard; see "holdfast list plan".
     curve
         More radii to audit on the way, for robust accuracy against eps.
     out

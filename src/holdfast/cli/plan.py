@@ -34,7 +34,7 @@ def plan(
     eps
         The radius: 8/255, 0.5; for l0 a number of pixels.
     plan
-        Which attacks: sweep, quick (the default) or thorough.
+        Which attacks: sweep, quick (the default), thorough or standard.
     slots
         How many searches run at once; chosen by the images' size unless given.
     json
