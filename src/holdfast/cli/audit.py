@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from holdfast.cli.subject import Subject, load
+from holdfast.cli.subject import Subject, load, question
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock, watching
 from holdfast.foundation import units
@@ -61,18 +61,10 @@ def audit(
     config = subject.configured(
         {"threat": threat, "eps": eps, "plan": plan, "curve": curve, "out": out, "slots": slots}
     )
-    from holdfast.audit import plan as plans
     from holdfast.audit.run import describe, examined, run
     from holdfast.cli.report import write_report
-    from holdfast.foundation import registry
-    from holdfast.foundation.errors import BadValue
 
-    kind = registry.load("threat", config.threat)
-    if config.eps is None:
-        raise BadValue("no radius is given", hint="give --eps, for example --eps 8/255")
-    allowed = kind(config.eps)
-    chosen = plans.named(config.plan)
-    chosen.check(allowed)
+    allowed, chosen = question(config)
     radii = [allowed.resized(units.parse(radius, name="curve")).eps for radius in config.curve]
     progress = terminal(stderr=True)
     model, source = load(config)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from holdfast.cli.subject import Subject, load
+from holdfast.cli.subject import Subject, load, question
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock
 
@@ -41,16 +41,9 @@ def plan(
         Print the stages as JSON.
     """
     config = subject.configured({"threat": threat, "eps": eps, "plan": plan, "slots": slots})
-    from holdfast.audit import plan as plans
     from holdfast.audit.estimate import estimate
-    from holdfast.foundation import registry
-    from holdfast.foundation.errors import BadValue
 
-    kind = registry.load("threat", config.threat)
-    if config.eps is None:
-        raise BadValue("no radius is given", hint="give --eps, for example --eps 8/255")
-    allowed, chosen = kind(config.eps), plans.named(config.plan)
-    chosen.check(allowed)
+    allowed, chosen = question(config)
     model, source = load(config)
     costs = estimate(model, source, threat=allowed, plan=chosen, slots=config.slots)
     if json:

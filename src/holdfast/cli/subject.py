@@ -11,8 +11,10 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from holdfast.audit.config import AuditConfig
+    from holdfast.audit.plan import Plan
     from holdfast.data.source import Source
     from holdfast.models.model import Model
+    from holdfast.threats.threat import Threat
 
 
 @Parameter(name="*", group="Model and data")
@@ -48,6 +50,20 @@ class Subject:
         given = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in ("config", "option")}
         given["options"] = dict(option(text) for text in self.option) if self.option else None
         return build(self.config, {**(more or {}), **{key: value for key, value in given.items() if value is not None}})
+
+
+def question(config: AuditConfig) -> tuple[Threat, Plan]:
+    """The threat set and the plan of a configuration, checked against each other; imports the attacks."""
+    from holdfast.audit.plan import named
+    from holdfast.foundation import registry
+    from holdfast.foundation.errors import BadValue
+
+    kind = registry.load("threat", config.threat)
+    if config.eps is None:
+        raise BadValue("no radius is given", hint="give --eps, for example --eps 8/255")
+    threat, plan = kind(config.eps), named(config.plan)
+    plan.check(threat)
+    return threat, plan
 
 
 def load(config: AuditConfig) -> tuple[Model, Source]:
