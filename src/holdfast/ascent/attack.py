@@ -163,7 +163,7 @@ class Attack(ABC):
             right = (~wrong).nonzero()[:, 0]
             if len(right):
                 feed = engine.Batch(x[right], y[right], keys.fold(keys.root(seed, device=x.device), ids[right]))
-                searched = search_copy(model, x[right[:32]]).module if isinstance(model, nn.Module) else model
+                searched = search_copy(model, x[right[:32]]).module
                 hunt = engine.Hunt(
                     attack=self,
                     threat=threat,

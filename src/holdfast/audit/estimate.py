@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from holdfast import keys
 from holdfast.ascent import engine
@@ -41,7 +40,7 @@ def estimate(model: Model, source: Source, *, threat: Threat, plan: Plan, slots:
     ids = source.ids[: slots or engine.default_slots(sample)]
     x, y = tensors(source, ids, dtype=model.dtype, device=model.device)
     module = model.module
-    searched = search_copy(module, x[:32]).module if isinstance(module, nn.Module) else module
+    searched = search_copy(module, x[:32]).module
     rows = Rows(x, y, torch.full_like(y, -1), keys.fold(keys.root(0, device=x.device), y), threat)
     with frozen(module), torch.no_grad():
         forward = _fastest(lambda: engine.predict(model, x), x) / len(x)

@@ -21,6 +21,9 @@ class Outline:
 
 _SWEEP = ("pgd", "pgd", {"steps": 20, "loss": "margin", "start": "clean", "schedule": "cosine"})
 
+_APGD_CE = ("apgd-ce", "apgd", {"steps": 100, "loss": "ce"})
+_APGD_T = ("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9})
+
 OUTLINES: dict[str, Outline] = {
     outline.name: outline
     for outline in (
@@ -37,18 +40,14 @@ OUTLINES: dict[str, Outline] = {
         Outline(
             "thorough",
             "A number to act on: a sweep, then APGD-CE and APGD-T with AutoAttack's budgets (100 steps, 9 targets).",
-            (
-                _SWEEP,
-                ("apgd-ce", "apgd", {"steps": 100, "loss": "ce"}),
-                ("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9}),
-            ),
+            (_SWEEP, _APGD_CE, _APGD_T),
         ),
         Outline(
             "standard",
             "AutoAttack's protocol (Linf, L2): APGD-CE, APGD-T, FAB-T and Square with its order and budgets; to publish.",
             (
-                ("apgd-ce", "apgd", {"steps": 100, "loss": "ce"}),
-                ("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9}),
+                _APGD_CE,
+                _APGD_T,
                 ("fab-t", "fab", {"steps": 100, "targets": 9}),
                 ("square", "square", {"steps": 5000}),
             ),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from holdfast import keys
 from holdfast.ascent import engine
@@ -76,8 +75,10 @@ class Session:
         self.watch = watch
         self.slots = slots or engine.default_slots(sample)
         self.original = Meter(module)
-        self.searched = Meter(search_copy(module, sample).module if isinstance(module, nn.Module) else module)
+        self.searched = Meter(search_copy(module, sample).module)
         self.began = time.monotonic()
+        most = plan.most_evaluations(threat, 1, model.classes)
+        self._cost = {name: sum(evaluations) for name, evaluations in most.items()}
         self.discarded = 0
         """Evaluations spent on searches that ran ahead of a success and were dropped."""
 
@@ -174,11 +175,10 @@ class Session:
 
     def _most_left(self, stage: str, eps: float, left: int, standing: int) -> int:
         """Evaluations still to come if no sample falls any more."""
-        one = self.plan.most_evaluations(self.threat, 1, self.model.classes)
-        stages = [(radius, name) for radius in self.store.info.curve for name in one]
+        stages = [(radius, name) for radius in self.store.info.curve for name in self._cost]
         reached = stages.index((eps, stage)) if stage != CLEAN else -1
-        ahead = [sum(one[name]) * standing for _, name in stages[reached + 1 :]]
-        return sum(ahead) + left * (sum(one[stage]) if stage != CLEAN else 1)
+        ahead = [self._cost[name] * standing for _, name in stages[reached + 1 :]]
+        return sum(ahead) + left * (self._cost[stage] if stage != CLEAN else 1)
 
 
 _SHARED = ("label", "fooled", "predicted", "value", "margin", "distance", "steps", "forwards", "backwards")
@@ -186,7 +186,6 @@ _SHARED = ("label", "fooled", "predicted", "value", "margin", "distance", "steps
 
 def _ended(record: Record, position: int) -> Ended:
     """A search that an earlier session finished."""
-    assert record.search is not None
     return Ended(position, record.search, **{field: getattr(record, field) for field in _SHARED})
 
 
