@@ -78,24 +78,53 @@ class Verdict(Ended):
 
 @dataclass
 class _Sample:
-    """The ended searches of one sample that has no verdict yet."""
+    """The ended searches of one sample that has no verdict yet; ``minimal``: whether the nearest success decides."""
 
+    minimal: bool
     ended: dict[int, Ended] = field(default_factory=dict)
     claimed: set[int] = field(default_factory=set)
     """Searches that say they succeeded and are not judged yet."""
 
     def add(self, event: Ended) -> None:
         self.claimed.discard(event.search)
-        if event.x is not None and not event.fooled:
-            # Of the searches that failed only the best point can still be asked for.
-            if any(e.value >= event.value for e in self.ended.values()):
+        if event.x is not None and (self.minimal or not event.fooled):
+            # Of the searches that failed, or that only the nearest of can count, one point can still be asked for.
+            rivals = [e for e in self.ended.values() if self.minimal or not e.fooled]
+            if any(_rank(e) <= _rank(event) for e in rivals):
                 event = dataclasses.replace(event, x=None)
             else:
-                self.ended = {k: dataclasses.replace(e, x=e.x if e.fooled else None) for k, e in self.ended.items()}
+                self.ended |= {e.search: dataclasses.replace(e, x=None) for e in rivals}
         self.ended[event.search] = event
 
     def wants(self, search: int) -> bool:
-        return search not in self.ended and not any(e.fooled and e.search < search for e in self.ended.values())
+        if search in self.ended:
+            return False
+        return self.minimal or not any(e.fooled and e.search < search for e in self.ended.values())
+
+    def decide(self, width: int) -> Verdict | None:
+        """The verdict that the ended searches allow, or none yet.
+
+        Of a budget attack: its first success, if all before it failed. Of a minimal attack: the nearest success of all.
+        """
+        for search in range(width):
+            if search not in self.ended:
+                return None
+            if self.ended[search].fooled and not self.minimal:
+                break
+        considered = [self.ended[i] for i in range(search + 1)]
+        last = considered[-1]
+        chosen = last if last.fooled and not self.minimal else min(considered, key=_rank)
+        return dataclasses.replace(
+            Verdict(**vars(chosen)),
+            margin=min(e.margin for e in considered),
+            forwards=sum(e.forwards for e in considered),
+            backwards=sum(e.backwards for e in considered),
+        )
+
+
+def _rank(event: Ended) -> tuple[bool, float]:
+    """Smaller is better: a near success, then a far one, then a failure of a large loss."""
+    return (False, event.distance) if event.fooled else (True, -event.value)
 
 
 @dataclass
@@ -140,6 +169,7 @@ class Hunt:
         ``before``: searches that ended in an earlier run; they are not repeated.
         """
         count, width = self.targets.shape
+        minimal = self.attack.goal == "minimal"
         samples: dict[int, _Sample] = {}
         resolved = bytearray(count)
         ahead = ((position, search) for search in range(width) for position in range(count))
@@ -151,9 +181,9 @@ class Hunt:
         since = 0
 
         def settle(event: Ended) -> Iterator[Ended]:
-            sample = samples.setdefault(event.position, _Sample())
+            sample = samples.setdefault(event.position, _Sample(minimal))
             sample.add(event)
-            verdict = _decide(sample, width)
+            verdict = sample.decide(width)
             if verdict is not None:
                 resolved[event.position] = 1
                 del samples[event.position]
@@ -182,7 +212,7 @@ class Hunt:
                     break
                 if not wanted(*place):
                     continue
-                if place[0] in samples and any(claim < place[1] for claim in samples[place[0]].claimed):
+                if not minimal and place[0] in samples and any(claim < place[1] for claim in samples[place[0]].claimed):
                     deferred.append(place)
                 else:
                     fresh.append(place)
@@ -216,14 +246,14 @@ class Hunt:
             since += 1
             state = flight.state
             assert state is not None
-            claims = state.fooled if self.attack.goal == "budget" else state.fooled & state.done
+            claims = state.fooled & state.done if minimal else state.fooled
             leaving = (claims | state.done).tolist()
             if any(leaving):
                 out = flight.only([i for i, leaves in enumerate(leaving) if leaves])
                 flight = flight.only([i for i, leaves in enumerate(leaving) if not leaves])
                 for (position, search), claim in zip(out.place, out.state.fooled.tolist()):  # type: ignore[union-attr]
                     if claim:
-                        samples.setdefault(position, _Sample()).claimed.add(search)
+                        samples.setdefault(position, _Sample(minimal)).claimed.add(search)
                 waiting.append(out)
 
     def _begin(self, feed: Feed, places: list[tuple[int, int]]) -> _Flight:
@@ -327,24 +357,6 @@ class Hunt:
 def _go_on(state: State, judged: State) -> State:
     """A search whose claim was refused: it goes on from where it is and keeps its point as it was judged."""
     return dataclasses.replace(state, best=judged.best, value=judged.value, margin=judged.margin, fooled=judged.fooled)
-
-
-def _decide(sample: _Sample, width: int) -> Verdict | None:
-    """The verdict that the ended searches of a sample allow: its first success, if all before it failed; or none at all."""
-    for search in range(width):
-        if search not in sample.ended:
-            return None
-        if sample.ended[search].fooled:
-            break
-    considered = [sample.ended[i] for i in range(search + 1)]
-    last = considered[-1]
-    chosen = last if last.fooled else max(considered, key=lambda e: e.value)
-    return dataclasses.replace(
-        Verdict(**vars(chosen)),
-        margin=min(e.margin for e in considered),
-        forwards=sum(e.forwards for e in considered),
-        backwards=sum(e.backwards for e in considered),
-    )
 
 
 @dataclass(frozen=True)

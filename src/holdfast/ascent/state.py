@@ -105,6 +105,24 @@ def observe(state: S, logits: Tensor, value: Tensor, *, allowed: Tensor | None =
     )
 
 
+def observe_nearest(state: S, logits: Tensor, value: Tensor) -> S:
+    """The same for a minimal attack: of the points within eps that fool, the nearest is kept.
+
+    Until one fools, the point of the largest loss is kept. Points further away than eps change nothing.
+    """
+    rows = state.rows
+    distance = rows.threat.distance(rows.x0, state.x)
+    allowed = distance <= rows.threat.eps * (1 + 1e-6)
+    closer = distance < rows.threat.distance(rows.x0, state.best)
+    fools = logits.argmax(1) != rows.y
+    counts = allowed & torch.where(state.fooled, closer & fools, True)
+    nearest = observe(dataclasses.replace(state, fooled=state.fooled & ~counts), logits, value, allowed=counts)
+    margin = torch.where(allowed, true_logit(logits, rows.y) - best_other(logits, rows.y), torch.inf)
+    return dataclasses.replace(
+        nearest, fooled=state.fooled | nearest.fooled, margin=torch.minimum(state.margin, margin)
+    )
+
+
 def take(tree: T, index: Tensor) -> T:
     """The rows ``index`` of every tensor in a dataclass of tensors and such dataclasses; the rest is kept as it is."""
     return _map(tree, lambda tensors: tensors[0][index], [])
