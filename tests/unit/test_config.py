@@ -24,7 +24,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_
     assert config == AuditConfig(
         model="net:small_cnn", data="x.npz", eps="0.1", curve=("0.05", "8/255"), seed=5, options={"width": 4}
     )
-    assert (config.plan, config.threat, config.device) == ("quick", "linf", "cpu")
+    assert (config.plan, config.threat, config.device) == ("fast", "linf", "cpu")
 
 
 def test_what_it_dumps_builds_it_again() -> None:
@@ -67,8 +67,8 @@ def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
     ("config", "folder"),
     [
         ({"out": "my/run"}, "my/run"),
-        ({"eps": "8/255"}, "runs/net_small_cnn-digits-linf-8_255-quick"),
-        ({"weights": "w/a b.pt", "data": "/x/y.parquet", "threat": "l2", "eps": "0.5"}, "runs/a_b-y-l2-0.5-quick"),
+        ({"eps": "8/255"}, "runs/net_small_cnn-digits-linf-8_255-fast"),
+        ({"weights": "w/a b.pt", "data": "/x/y.parquet", "threat": "l2", "eps": "0.5"}, "runs/a_b-y-l2-0.5-fast"),
     ],
 )
 def test_the_folder(config: dict, folder: str) -> None:

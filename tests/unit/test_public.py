@@ -100,7 +100,7 @@ def test_an_audit_that_is_kept_goes_on_and_is_only_read_again(net, pair, tmp_pat
         pass
 
     def stop(progress) -> None:
-        if progress.stage == "apgd-ce":
+        if progress.stage == "targets":
             raise Stop
 
     threat = holdfast.Linf(0.05)

@@ -10,7 +10,7 @@ import torch
 
 import holdfast
 from holdfast.attacks.apgd import APGD
-from holdfast.audit.run import describe, run
+from holdfast.audit.run import Preflight, describe, run
 from holdfast.audit.session import Progress
 from holdfast.data.arrays import from_pair
 from holdfast.models.load import load as load_model
@@ -55,7 +55,9 @@ def source():
 
 def audited(source, folder: Path, **more):
     model = load_model(Net(), shape=source.shape)
-    info = describe(model, source, threat=THREAT, curve=[0.01], plan=PLAN, seed=0, findings=(), name="net")
+    info = describe(
+        model, source, threat=THREAT, curve=[0.01], plan=PLAN, seed=0, preflight=Preflight((), 0), name="net"
+    )
     return run(model, source, info, folder, threat=THREAT, plan=PLAN, **more)
 
 
@@ -79,7 +81,7 @@ def test_every_evaluation_is_charged_or_discarded(slots: int, source, tmp_path: 
     summary = audited(source, tmp_path / "run", slots=slots)
     shown = Net.seen - before
     overhead = _shown_before_any_work(source)
-    assert summary.forwards <= shown <= summary.forwards + summary.discarded + overhead
+    assert summary.forwards <= shown <= summary.forwards + summary.discarded + summary.checks + overhead
     assert summary.stages[0].forwards == 30 and summary.forwards == sum(stage.forwards for stage in summary.stages)
     assert summary.backwards == sum(stage.backwards for stage in summary.stages)
     lines = list(store.read_records(tmp_path / "run"))
@@ -133,7 +135,7 @@ def test_a_model_that_fails_on_a_sample_is_named(source, tmp_path: Path, monkeyp
             return torch.where(sick, torch.nan, logits)
 
     model = load_model(Sick(), shape=source.shape)
-    info = describe(model, source, threat=THREAT, curve=[], plan=PLAN, seed=0, findings=(), name="net")
+    info = describe(model, source, threat=THREAT, curve=[], plan=PLAN, seed=0, preflight=Preflight((), 0), name="net")
     with pytest.raises(holdfast.HoldfastError, match=r"not finite(.|\n)*sample 17"):
         run(model, source, info, tmp_path / "run", threat=THREAT, plan=PLAN, slots=8)
     assert len(list(store.read_records(tmp_path / "run"))) == 16

@@ -119,6 +119,7 @@ class Attack(ABC):
         ids: Tensor | None = None,
         slots: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        surrogate: nn.Module | Classifier | None = None,
     ) -> Perturbed:
         """Attacks a batch of images that fits in memory.
 
@@ -131,10 +132,15 @@ class Attack(ABC):
             ids: what makes the draws of a sample its own, (N,) int64; its place in the batch unless given.
             slots: how many searches run at once; chosen by the images' size unless given.
             progress: called with (samples finished, all samples).
+            surrogate: another model of the same classes that the searches evaluate, and differentiate, in the place of
+                ``model``: a transfer attack. ``model`` then needs no gradient. It is asked once about the clean image (its
+                logits rank the targets), once for each claim, a point that fools the surrogate, once about a search's last
+                point, and once about the point that is kept. A claim that it refuses sends the search on. An attack of the
+                goal ``minimal`` claims once a search. ``forwards`` counts the evaluations of both.
 
         Raises:
             BadData: images or labels that cannot be attacked.
-            BadModel: logits of a wrong shape or not finite, or no gradient.
+            BadModel: logits of a wrong shape or not finite, or no gradient; a surrogate with other classes.
             BadValue: a threat set that this attack cannot search.
         """
         self.check(threat)
@@ -142,7 +148,7 @@ class Attack(ABC):
         y = y.to(torch.int64)
         slots = slots or engine.default_slots(x)
         ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device, torch.int64)
-        with frozen(model):
+        with frozen(model), frozen(surrogate):
             original = Meter(model)
             logits = (
                 torch.cat([engine.predict(original, part) for part in x.split(slots)]) if len(x) else x.new_zeros(0, 1)
@@ -163,7 +169,15 @@ class Attack(ABC):
             right = (~wrong).nonzero()[:, 0]
             if len(right):
                 feed = engine.Batch(x[right], y[right], keys.fold(keys.root(seed, device=x.device), ids[right]))
-                searched = search_copy(model, x[right[:32]]).module
+                searched = search_copy(model if surrogate is None else surrogate, x[right[:32]]).module
+                if surrogate is not None:
+                    seen = engine.predict(searched, x[right[:1]])
+                    if seen.shape != logits[:1].shape or not bool(torch.isfinite(seen).all()):
+                        raise BadModel(
+                            f"the surrogate returns {tuple(seen.shape)} for one image, the model {tuple(logits[:1].shape)};"
+                            f" {int((~torch.isfinite(seen)).sum())} of its logits are not finite",
+                            hint="it must return finite logits of the model's classes, in the same order",
+                        )
                 hunt = engine.Hunt(
                     attack=self,
                     threat=threat,
@@ -178,6 +192,16 @@ class Attack(ABC):
                     found.add(int(right[verdict.position]), verdict)
                     if progress:
                         progress(finished + int(wrong.sum()), len(x))
+            if surrogate is not None and len(right):
+                # What the searches saw, they saw in the surrogate: the model itself has its say about what is kept.
+                kept = torch.cat([engine.predict(original, part) for part in found.x[right].split(slots)])
+                none = torch.full_like(y[right], -1)
+                found.fooled[right] = kept.argmax(1) != y[right]
+                found.value[right] = self.objective(kept, y[right], none)
+                found.margin[right] = -torch.maximum(
+                    margin(kept, y[right], none), margin(logits[right], y[right], none)
+                )
+                found.forwards[right] += 1
         return found.result(threat)
 
 

@@ -29,10 +29,10 @@ class Backward:
     """How the backward pass departs from the true one.
 
     Of every ReLU (and its relatives: leaky ReLU, ReLU6, hardtanh, clamp) the derivative becomes
-    ``sigmoid(z / (tau * rms))``, rms the root mean square of the layer's inputs z for that image; of a max-pool the weights
-    of a softmax at the temperature ``tau * rms``; of round, floor, ceil, trunc and sign, which are flat, that of the identity
-    (Bengio et al. 2013; Athalye et al. 2018, section 4.1, BPDA). With ``slope`` in place of ``tau`` a ReLU that is off passes
-    that share of the gradient, and a max-pool is left as it is.
+    ``sigmoid(z / (tau * rms))``, rms the root mean square of the layer's inputs z for that image; of a max-pool the
+    weights of a softmax at the temperature ``tau * rms``; of round, floor, ceil, trunc and sign, which are flat, that of
+    the identity (Bengio et al. 2013; Athalye et al. 2018, section 4.1, BPDA). With ``slope`` in place of ``tau`` a ReLU
+    that is off passes that share of the gradient, and a max-pool is left as it is.
 
     Args:
         tau: the softness in units of the layer's rms; 0.1 to 0.5. Exclusive with ``slope``.
@@ -58,7 +58,8 @@ class Backward:
             raise BadValue("tau and slope are both given", hint="give one of them: tau=0.3, or slope=0.05")
         if self.tau is None and self.slope is None and not self.straight_through:
             raise BadValue(
-                "the backward pass is left as it is", hint="give tau=0.3, slope=0.05 or straight_through=('layer name',)"
+                "the backward pass is left as it is",
+                hint="give tau=0.3, slope=0.05 or straight_through=('layer name',)",
             )
 
 
@@ -80,7 +81,9 @@ class Through:
         self._identities: list[nn.Module] = []
         if rule.straight_through:
             if not isinstance(classifier, nn.Module):
-                raise BadValue("straight_through names layers of a classifier that is no nn.Module", hint="leave it out")
+                raise BadValue(
+                    "straight_through names layers of a classifier that is no nn.Module", hint="leave it out"
+                )
             layers = dict(classifier.named_modules())
             for name in rule.straight_through:
                 if name not in layers or not name:
@@ -184,7 +187,7 @@ def _hardtanh(
     return _Ramp.apply(x, min_val, max_val, 0.0, rule)
 
 
-def _clamp(rule: Backward, x: Tensor, min: Any = None, max: Any = None, **more: Any) -> Tensor | None:  # noqa: A002
+def _clamp(rule: Backward, x: Tensor, min: Any = None, max: Any = None, **more: Any) -> Tensor | None:
     """A clamp to numbers; to tensors it is left as it is."""
     low, high = float("-inf") if min is None else min, float("inf") if max is None else max
     if more or isinstance(low, Tensor) or isinstance(high, Tensor):
@@ -192,7 +195,7 @@ def _clamp(rule: Backward, x: Tensor, min: Any = None, max: Any = None, **more: 
     return _Ramp.apply(x, float(low), float(high), 0.0, rule)
 
 
-def _clamp_min(rule: Backward, x: Tensor, min: Any) -> Tensor | None:  # noqa: A002
+def _clamp_min(rule: Backward, x: Tensor, min: Any) -> Tensor | None:
     return _clamp(rule, x, min)
 
 

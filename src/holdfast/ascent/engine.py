@@ -327,7 +327,9 @@ class Hunt:
             if again[i]:
                 one = torch.tensor([i], device=rows.y.device)
                 goes_on = _go_on(take(state, one), take(judged, one))
-                back = _Flight([flight.place[i]], flight.spent[i : i + 1] + torch.tensor([1, 0]), goes_on)
+                back = _Flight(
+                    [flight.place[i]], flight.spent[i : i + 1] + torch.tensor([self.original.cost, 0]), goes_on
+                )
                 if done[i]:
                     yield from self._judge(back)
                 else:
@@ -346,7 +348,7 @@ class Hunt:
                     margin if fooled else max(margin, 0.0),
                     distance,
                     steps,
-                    forwards + 1,
+                    forwards + self.original.cost,
                     backwards,
                     kept,
                 ),

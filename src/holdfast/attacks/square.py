@@ -12,7 +12,7 @@ from holdfast import keys, losses
 from holdfast.ascent.attack import Attack
 from holdfast.ascent.meter import Classifier
 from holdfast.ascent.state import Rows, State, observe
-from holdfast.attacks.options import at_least_one
+from holdfast.attacks.options import at_least_one, positive
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import register
 from holdfast.losses import Loss
@@ -21,6 +21,14 @@ from holdfast.threats.threat import rows as per_row
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which the share of changed pixels is halved, for 10,000 queries (Andriushchenko et al. 2020, section 5)."""
+
+
+@dataclass(frozen=True)
+class Draws(State):
+    """Where R searches stand; ``mark``, (R,): the margin at the last doubling of queries; ``gain``, (R,): what that took."""
+
+    mark: Tensor
+    gain: Tensor
 
 
 @register
@@ -38,6 +46,9 @@ class Square(Attack):
         restarts: how many searches of each sample.
         share: the share of pixels that the first squares change (the paper's p).
         rescale: stretch the schedule of the squares' sizes, made for 10,000 queries, to ``steps``; AutoAttack does not.
+        patience: after 5, 10, 20, 40 and 80 % of the queries a search goes on only if its margin is at most ``patience``
+            times what as many doublings as are left would take off it, each as much as the last one (or half as much as
+            the one before, if that is more). None: all queries are made.
         loss: what rises (see `holdfast.losses`).
     """
 
@@ -48,6 +59,7 @@ class Square(Attack):
     restarts: int = 1
     share: float = 0.8
     rescale: bool = False
+    patience: float | None = None
     loss: str = "margin"
 
     def __post_init__(self) -> None:
@@ -55,6 +67,8 @@ class Square(Attack):
         at_least_one("restarts", self.restarts)
         if not 0 < self.share <= 1:
             raise BadValue(f"share is {self.share!r}; it must lie between 0 and 1", hint="AutoAttack uses share=0.8")
+        if self.patience is not None:
+            positive("patience", self.patience)
 
     @property
     def objective(self) -> Loss:
@@ -66,18 +80,35 @@ class Square(Attack):
     def steps_on(self, threat: Threat) -> int:
         return self.steps
 
-    def begin(self, model: Classifier, rows: Rows) -> State:
+    def begin(self, model: Classifier, rows: Rows) -> Draws:
         start = _stripes(rows) if rows.threat.name == "linf" else _tiles(rows)
-        return State.at(rows, start)
+        none = torch.zeros_like(rows.y, dtype=start.dtype)
+        return Draws.at(rows, start, mark=none + torch.inf, gain=none)
 
-    def step(self, model: Classifier, state: State) -> State:
+    def step(self, model: Classifier, state: State) -> Draws:
+        assert isinstance(state, Draws)
         logits = model(state.x)
+        first = state.count == 0
         state = observe(state, logits, self.objective(logits, state.rows.y, state.rows.target))
+        state = dataclasses.replace(state, mark=torch.where(first, state.margin, state.mark))
         count = state.count + 1
         key = keys.fold(state.rows.key, count)
         sides = self._sides(count, state.x)
         move = _linf if state.rows.threat.name == "linf" else _moved
-        return dataclasses.replace(state, x=move(state, sides, key), count=count, done=count >= self.steps)
+        state = dataclasses.replace(state, x=move(state, sides, key), count=count, done=count >= self.steps)
+        return state if self.patience is None else self._hopeless(state, self.patience)
+
+    def _hopeless(self, state: Draws, patience: float) -> Draws:
+        """Ends the searches that stand at a doubling of their queries and gained too little since the last one."""
+        marks = torch.tensor([self.steps * 2**k // 20 for k in range(5)], device=state.count.device)
+        at = torch.isin(state.count, marks)
+        gained = state.mark - state.margin
+        gain = torch.where(at, torch.maximum(gained, state.gain / 2), state.gain)
+        doublings = (self.steps / state.count).log2()
+        hopeless = at & (state.margin > patience * doublings * gain)
+        return dataclasses.replace(
+            state, gain=gain, mark=torch.where(at, state.margin, state.mark), done=state.done | hopeless
+        )
 
     def _sides(self, count: Tensor, x: Tensor) -> Tensor:
         """The side of each row's next square, (R,) int64."""

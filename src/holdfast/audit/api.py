@@ -82,10 +82,11 @@ def audit(
     data: Source | tuple[Any, Any] | str | Path | Any,
     *,
     threat: Threat,
-    plan: str | Plan = "quick",
+    plan: str | Plan = "fast",
     seed: int = 0,
     out: str | Path | None = None,
     curve: Sequence[float | str] = (),
+    audited: int = 0,
     limit: int | None = None,
     slots: int | None = None,
     watch: Watcher | None = None,
@@ -100,6 +101,7 @@ def audit(
         seed: of every random draw, and of ``limit``.
         out: a folder to write the run to, and to resume it from; nothing is left behind unless given.
         curve: more radii to audit on the way, for robust accuracy against eps.
+        audited: search that many random samples of those left by the plan ``standard``, too, and all if one falls.
         limit: audit a seeded subset of that many samples.
         slots: how many searches run at once; chosen by the images' size unless given.
         watch: called with a `Progress` as samples are finished.
@@ -107,15 +109,14 @@ def audit(
     Raises:
         HoldfastError: what was given cannot be audited as it stands; the hint says what to do.
     """
-    check_numbers(limit=limit, slots=slots, seed=seed)
-    chosen = plans.named(plan)
-    chosen.check(threat)
+    check_numbers(limit=limit, slots=slots, seed=seed, audited=audited)
+    chosen = plans.named(plan, threat, audited=audited)
     radii = [threat.resized(units.parse(eps, name="curve")).eps for eps in curve]
     source = load_data(data, limit=limit, seed=seed)
     loaded = model if isinstance(model, Model) else load_model(model, shape=source.shape)
-    findings = examined(loaded, source, chosen)
+    preflight = examined(loaded, source, chosen, threat)
     info = describe(
-        loaded, source, threat=threat, curve=radii, plan=chosen, seed=seed, findings=findings, name=loaded.name
+        loaded, source, threat=threat, curve=radii, plan=chosen, seed=seed, preflight=preflight, name=loaded.name
     )
     if out is not None:
         summary = run(loaded, source, info, Path(out), threat=threat, plan=chosen, slots=slots, watch=watch)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
 
+from holdfast.audit import checks
+from holdfast.audit.entry import Past
+from holdfast.audit.outlines import AUDIT
+from holdfast.audit.plan import Plan
 from holdfast.data.source import Source, unit_images
-from holdfast.foundation.stats import wilson
+from holdfast.foundation.stats import clopper_pearson, wilson
 from holdfast.records.files import write_atomic
-from holdfast.records.schema import CLEAN, CurvePoint, Finding, Rate, RunInfo, StageSummary, Summary
-from holdfast.records.store import FINAL_POINTS, GALLERY, POINTS, SUMMARY, Store, point_bytes, read_records
+from holdfast.records.schema import CLEAN, Audited, CurvePoint, Finding, Rate, RunInfo, StageSummary, Summary
+from holdfast.records.store import FINAL_POINTS, GALLERY, POINTS, SUMMARY, Store, point_bytes, read_records, within
 
 PICTURES = 24
 """How many broken samples the gallery shows."""
@@ -24,18 +28,31 @@ _DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
 
 
 class _Broken(NamedTuple):
-    """At which radius a sample was broken, and its place among the stored points."""
+    """How near a sample was broken, the smallest radius of the run that allows it, and its place among the stored points."""
 
+    distance: float
     eps: float
     point: int
 
 
-def conclude(store: Store, source: Source, *, seconds: float, discarded: int) -> Summary:
+def conclude(
+    store: Store,
+    source: Source,
+    *,
+    plan: Plan,
+    past: Past,
+    changed: tuple[Finding, ...],
+    asked: int,
+    seconds: float,
+    discarded: int,
+) -> Summary:
     """Writes ``points.safetensors``, ``gallery.safetensors`` and ``summary.json``; returns the last.
 
-    A pure function of the records, but for ``seconds`` and ``discarded``.
+    A pure function of the records, but for ``changed``, ``asked``, ``seconds`` and ``discarded``. ``past``: what the
+    stages saw at the headline radius; ``changed``: what was found out about the model while it ran, for ``asked`` evaluations.
     """
     folder, info = store.folder, store.info
+    radii = sorted(info.curve)
     broken: dict[int, _Broken] = {}
     stages: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
     wrong = forwards = backwards = total = 0
@@ -51,12 +68,28 @@ def conclude(store: Store, source: Source, *, seconds: float, discarded: int) ->
             wrong += record.fooled
         elif record.fooled:
             assert record.point is not None
-            broken[record.id] = _Broken(record.eps, record.point)
-    radii = sorted(info.curve)
+            # A point may be nearer than the radius it was searched in: then it counts at every radius that allows it.
+            eps = next(radius for radius in radii if within(record.distance, radius) or radius == record.eps)
+            found = _Broken(record.distance, eps, record.point)
+            broken[record.id] = min(found, broken.get(record.id, found))
     standing = [total - wrong - sum(found.eps <= eps for found in broken.values()) for eps in radii]
     curve = tuple(CurvePoint(eps=eps, robust_accuracy=rate(k, total)) for eps, k in zip(radii, standing))
     order = [(CLEAN, 0.0), *((stage.name, eps) for eps in radii for stage in info.stages)]
     at = {point.eps: point.robust_accuracy for point in curve}
+    summed = tuple(
+        StageSummary(
+            stage=stage,
+            eps=eps,
+            entered=stages[stage, eps]["entered"],
+            broken=stages[stage, eps]["broken"],
+            forwards=stages[stage, eps]["forwards"],
+            backwards=stages[stage, eps]["backwards"],
+        )
+        for stage, eps in order
+    )
+    here = {stage.stage: stage for stage in summed if stage.eps == info.eps}
+    late = checks.of_records(plan, past, here, total) + changed + _doubts(info, list(here.values()))
+    told = info.findings + late
     summary = Summary(
         name=info.name,
         model=info.model.fingerprint,
@@ -68,22 +101,15 @@ def conclude(store: Store, source: Source, *, seconds: float, discarded: int) ->
         clean_accuracy=rate(total - wrong, total),
         robust_accuracy=at[info.eps],
         curve=curve,
-        stages=tuple(
-            StageSummary(
-                stage=stage,
-                eps=eps,
-                entered=stages[stage, eps]["entered"],
-                broken=stages[stage, eps]["broken"],
-                forwards=stages[stage, eps]["forwards"],
-                backwards=stages[stage, eps]["backwards"],
-            )
-            for stage, eps in order
-        ),
+        stages=summed,
         forwards=forwards,
         backwards=backwards,
         discarded=discarded,
+        checks=info.checks + asked,
         seconds=seconds,
-        warnings=tuple(finding for finding in info.findings if finding.level == "warning") + _doubts(info, stages),
+        warnings=tuple(finding for finding in told if finding.level == "warning"),
+        notes=tuple(finding for finding in late if finding.level == "note"),
+        audited=_audited(past, at[info.eps]),
     )
     _write_points(folder, info, dict(sorted(broken.items())))
     _write_gallery(folder, info, source, broken)
@@ -98,17 +124,31 @@ def rate(successes: int, n: int) -> Rate:
     return Rate(value=interval.value, n=interval.n, low=interval.low, high=interval.high)
 
 
-def _doubts(info: RunInfo, stages: dict[tuple[str, float], Counter[str]]) -> tuple[Finding, ...]:
+def _audited(past: Past, robust: Rate) -> Audited | None:
+    """What an audit by ``standard`` says about the plan before it."""
+    names = [name for name in past.seen if name.startswith(AUDIT)]
+    if not names:
+        return None
+    drawn = ~np.isnan(past.seen[names[0]])
+    count = int(drawn.sum())
+    broken = sum(int((past.seen[name][drawn] < 0).sum()) for name in names)
+    if not count:
+        return Audited(count=0, broken=0, low=robust.value)
+    unseen = round(robust.value * robust.n) - (count - broken)
+    most = clopper_pearson(broken, count, confidence=0.9).high  # two-sided 90 % is one-sided 95 %
+    return Audited(count=count, broken=broken, low=max(0.0, robust.value - most * max(0, unseen) / robust.n))
+
+
+def _doubts(info: RunInfo, stages: Sequence[StageSummary]) -> tuple[Finding, ...]:
     """What the run's own numbers say against them."""
     found = []
-    last = info.stages[-1].name
-    late = stages[last, info.eps]
-    if len(info.stages) > 1 and late["entered"] and late["broken"] > max(2, 0.05 * late["entered"]):
+    late = [stage for stage in stages if stage.entered and stage.stage != CLEAN][-1:]
+    if len(info.stages) > 1 and late and late[0].broken > max(2, 0.05 * late[0].entered):
         found.append(
             Finding(
                 check="unsettled",
                 level="warning",
-                saw=f"the last stage, {last}, still broke {late['broken']} of {late['entered']} samples",
+                saw=f"the last stage, {late[0].stage}, still broke {late[0].broken} of {late[0].entered} samples",
                 means="the search has not settled: a longer one would probably break more",
                 remedy="run a stronger plan before you rely on this number",
             )

@@ -32,7 +32,8 @@ class AuditConfig(BaseModel):
     data: str = "digits"
     threat: str = "linf"
     eps: str | None = None
-    plan: str = "quick"
+    plan: str = "fast"
+    audited: int = 0
     out: str | None = None
     curve: tuple[str, ...] = ()
     limit: int | None = None
@@ -81,15 +82,17 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise BadValue(f"{key} is {first.get('input')!r}: {first['msg'].lower()}", hint=f"correct {key}") from None
-    check_numbers(limit=config.limit, slots=config.slots, seed=config.seed)
+    check_numbers(limit=config.limit, slots=config.slots, seed=config.seed, audited=config.audited)
     return config
 
 
-def check_numbers(*, limit: int | None, slots: int | None, seed: int) -> None:
-    """Refuses counts below 1 and negative seeds. Raises BadValue."""
+def check_numbers(*, limit: int | None, slots: int | None, seed: int, audited: int = 0) -> None:
+    """Refuses counts below 1, negative seeds and negative ``audited``. Raises BadValue."""
     for key, number in (("limit", limit), ("slots", slots)):
         if number is not None and number < 1:
             raise BadValue(f"{key} is {number}; it must be at least 1", hint=f"leave {key} out for the default")
+    if audited < 0:
+        raise BadValue(f"audited is {audited}; it must not be negative", hint="leave audited out to audit none")
     if seed < 0:
         raise BadValue(f"seed is {seed}; it must not be negative", hint="give seed=0")
 

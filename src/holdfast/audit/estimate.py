@@ -23,15 +23,17 @@ from holdfast.threats.threat import Threat
 
 @dataclass(frozen=True)
 class Cost:
-    """The most that one stage can cost at one radius: if no sample falls before its end.
+    """The most that one stage can cost at one radius: if no sample falls before its end and all enter it.
 
-    ``seconds`` extrapolates a few measured evaluations of the search copy on a full batch.
+    ``seconds`` extrapolates a few measured evaluations of the search copy on a full batch; ``usual`` is what is left of it
+    where only as many enter as usual.
     """
 
     stage: str
     forwards: int
     backwards: int
     seconds: float
+    usual: float
 
 
 def estimate(model: Model, source: Source, *, threat: Threat, plan: Plan, slots: int | None = None) -> list[Cost]:
@@ -45,9 +47,11 @@ def estimate(model: Model, source: Source, *, threat: Threat, plan: Plan, slots:
     with frozen(module), torch.no_grad():
         forward = _fastest(lambda: engine.predict(model, x), x) / len(x)
         both = _fastest(lambda: evaluate(searched, margin, State.at(rows, x)), x) / len(x)
-    costs = [Cost("clean", len(source), 0, forward * len(source))]
+    costs = [Cost("clean", len(source), 0, forward * len(source), forward * len(source))]
+    entering = plan.typically(len(source))
     for stage, (forwards, backwards) in plan.most_evaluations(threat, len(source), model.classes).items():
-        costs.append(Cost(stage, forwards, backwards, forward * (forwards - backwards) + both * backwards))
+        seconds = forward * (forwards - backwards) + both * backwards
+        costs.append(Cost(stage, forwards, backwards, seconds, seconds * entering[stage]))
     return costs
 
 

@@ -2,27 +2,98 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from holdfast.audit.entry import Drawn, Entry, Escalated, Everyone, IfBroken, Near, Same, Sampled
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stage before its attack is made.
+
+    Args:
+        name: the stage's name.
+        attack: the attack's registry name.
+        options: its configuration.
+        backward: what its backward pass is softened by (`holdfast.ascent.backward.Backward`); nothing for the true one.
+        entry: who enters, of those whom no stage before broke.
+    """
+
+    name: str
+    attack: str
+    options: dict[str, Any]
+    backward: dict[str, Any] = field(default_factory=dict)
+    entry: Entry = Everyone()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A plan before its attacks are made: (stage name, attack's registry name, its configuration) in order.
+    """A plan before its attacks are made.
 
-    ``about`` says in one line what the plan is for; ``threats`` names the only sets it is meant for, where not all are.
+    Args:
+        name: the plan's name.
+        about: in one line, what it is for.
+        stages: what it runs, in order.
+        threats: the sets it is meant for.
+        on: the stages for a threat set that has its own.
+        draws: over how many evaluations of an image a randomised model is averaged.
     """
 
     name: str
     about: str
-    stages: tuple[tuple[str, str, dict[str, Any]], ...]
+    stages: tuple[Part, ...]
     threats: tuple[str, ...] = ("linf", "l2", "l1", "l0")
+    on: dict[str, tuple[Part, ...]] = field(default_factory=dict)
+    draws: int = 1
+
+    def stages_on(self, threat: str) -> tuple[Part, ...]:
+        """The stages for that set."""
+        return self.on.get(threat, self.stages)
 
 
-_SWEEP = ("pgd", "pgd", {"steps": 20, "loss": "margin", "start": "clean", "schedule": "cosine"})
+_SWEEP = Part("pgd", "pgd", {"steps": 20, "loss": "margin", "start": "clean", "schedule": "cosine"})
 
-_APGD_CE = ("apgd-ce", "apgd", {"steps": 100, "loss": "ce"})
-_APGD_T = ("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9})
+_APGD_CE = Part("apgd-ce", "apgd", {"steps": 100, "loss": "ce"})
+_APGD_T = Part("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 9})
+_FAB_T = Part("fab-t", "fab", {"steps": 100, "targets": 9})
+_SQUARE = Part("square", "square", {"steps": 5000})
+
+_SHRINKING = ((0.3, 3.0), (0.3, 2.0), (0.4, 1.0))
+_SOFT, _SOFTER, _LEAKY = {"tau": 0.3}, {"tau": 0.2}, {"slope": 0.03}
+
+
+def _round(number: int) -> tuple[Part, ...]:
+    """Unlike searches, each on those that the gains before it leave any hope for."""
+    near = Near(factor=2.0, decay=0.7, floor=0.1)
+    margin = {"loss": "margin", "radii": _SHRINKING}
+    return (
+        Part(f"soft-{number}", "apgd", {"steps": 30, **margin}, _SOFT, near),
+        Part(f"ce-{number}", "apgd", {"steps": 30, "loss": "scaled_ce"}, {}, near),
+        Part(f"leaky-{number}", "apgd", {"steps": 30, **margin}, _LEAKY, near),
+        Part(f"targets-{number}", "apgd", {"steps": 20, "loss": "margin", "targets": 4}, {}, near),
+        Part(f"softer-{number}", "apgd", {"steps": 30, **margin}, _SOFTER, near),
+        Part(f"dlr-{number}", "apgd", {"steps": 30, "loss": "dlr", "radii": _SHRINKING}, {}, near),
+    )
+
+
+_FAST = (
+    Part("sweep", "apgd", {"steps": 8, "loss": "scaled_ce", "start": "clean"}),
+    Part("targets", "apgd", {"steps": 8, "loss": "margin", "targets": 2}),
+    Part("soft", "apgd", {"steps": 12, "loss": "margin", "radii": _SHRINKING}, _SOFT),
+    *_round(1),
+    *_round(2),
+    Part("square-check", "square", {"steps": 200}, {}, Sampled(share=0.1, least=16, most=64)),
+    Part("square-near", "square", {"steps": 5000, "patience": 1.5}, {}, Escalated("square-check")),
+)
+
+_STANDARD = (_APGD_CE, _APGD_T, _FAB_T, _SQUARE)
+_STANDARD_L1 = (
+    Part("apgd-ce", "apgd", {"steps": 100, "loss": "ce", "restarts": 5}),
+    Part("apgd-t", "apgd", {"steps": 100, "loss": "targeted_dlr", "targets": 5}),
+    _FAB_T,
+    _SQUARE,
+)
 
 OUTLINES: dict[str, Outline] = {
     outline.name: outline
@@ -33,8 +104,8 @@ OUTLINES: dict[str, Outline] = {
             "A daily check: a sweep, APGD-CE of 50 steps, APGD-T of 50 towards the 3 likeliest wrong classes.",
             (
                 _SWEEP,
-                ("apgd-ce", "apgd", {"steps": 50, "loss": "ce"}),
-                ("apgd-t", "apgd", {"steps": 50, "loss": "targeted_dlr", "targets": 3}),
+                Part("apgd-ce", "apgd", {"steps": 50, "loss": "ce"}),
+                Part("apgd-t", "apgd", {"steps": 50, "loss": "targeted_dlr", "targets": 3}),
             ),
         ),
         Outline(
@@ -43,15 +114,61 @@ OUTLINES: dict[str, Outline] = {
             (_SWEEP, _APGD_CE, _APGD_T),
         ),
         Outline(
+            "fast",
+            "A verdict as strong as AutoAttack's at a fraction of its cost: many short unlike searches, checked by Square.",
+            _FAST,
+            threats=("linf", "l2", "l1"),
+        ),
+        Outline(
             "standard",
-            "AutoAttack's protocol (Linf, L2): APGD-CE, APGD-T, FAB-T and Square with its order and budgets; to publish.",
+            "AutoAttack's protocol: APGD-CE, APGD-T, FAB-T and Square with its order and budgets; a number to publish.",
+            _STANDARD,
+            threats=("linf", "l2", "l1"),
+            on={"l1": _STANDARD_L1},
+        ),
+        Outline(
+            "strict",
+            "The plan fast, then the plan standard on what it leaves: never above either; costs as much as standard.",
+            (*_FAST, *_STANDARD),
+            threats=("linf", "l2", "l1"),
+            on={"l1": (*_FAST, *_STANDARD_L1)},
+        ),
+        Outline(
+            "plus",
+            "AutoAttack's protocol plus: five restarts of APGD-CE, APGD-DLR and FAB, Square, APGD-T and FAB-T.",
             (
-                _APGD_CE,
+                Part("apgd-ce", "apgd", {"steps": 100, "loss": "ce", "restarts": 5}),
+                Part("apgd-dlr", "apgd", {"steps": 100, "loss": "dlr", "restarts": 5}),
+                Part("fab", "fab", {"steps": 100, "targets": 0, "restarts": 5}),
+                _SQUARE,
                 _APGD_T,
-                ("fab-t", "fab", {"steps": 100, "targets": 9}),
-                ("square", "square", {"steps": 5000}),
+                _FAB_T,
             ),
             threats=("linf", "l2"),
         ),
+        Outline(
+            "rand",
+            "AutoAttack's protocol for randomised models: APGD-CE and APGD-DLR, every gradient a mean over 20 draws.",
+            (_APGD_CE, Part("apgd-dlr", "apgd", {"steps": 100, "loss": "dlr"})),
+            threats=("linf", "l2", "l1"),
+            draws=20,
+        ),
     )
 }
+
+
+AUDIT = "audit-"
+"""What the names of the stages begin with that check a plan on a few samples."""
+
+
+def audit_parts(threat: str, count: int) -> tuple[Part, ...]:
+    """The plan ``standard`` on ``count`` random samples of those left; on all, if one of them falls."""
+    if not count:
+        return ()
+    stages = OUTLINES["standard"].stages_on(threat)
+    first, *others = [AUDIT + part.name for part in stages]
+    entries = (Drawn(count), *(Same(first, count) for _ in others))
+    audits = [
+        Part(name, part.attack, part.options, {}, entry) for name, part, entry in zip([first, *others], stages, entries)
+    ]
+    return (*audits, *(Part(part.name, part.attack, part.options, {}, IfBroken(first)) for part in stages))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ import torch
 
 from holdfast import __version__
 from holdfast.ascent import engine
-from holdfast.ascent.frozen import frozen
+from holdfast.ascent.frozen import frozen, rng_kept
+from holdfast.audit.checks import probe
 from holdfast.audit.conclude import conclude
 from holdfast.audit.feed import tensors
 from holdfast.audit.plan import Plan
-from holdfast.audit.session import Session, Watcher
+from holdfast.audit.session import Session, Watcher, logarithmic
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel
 from holdfast.models.doctor import examine, raise_errors
@@ -31,11 +33,13 @@ EXAMINED = 256
 
 
 class Examined(NamedTuple):
-    """What the doctor saw: its findings, and the accuracy on the ``n`` images that it looked at."""
+    """What the doctor saw: its findings, and the accuracy on the ``n`` images that it looked at, which are here, too."""
 
     findings: tuple[Finding, ...]
     accuracy: float
     n: int
+    images: torch.Tensor
+    labels: torch.Tensor
 
 
 def look(model: Model, source: Source) -> Examined:
@@ -53,23 +57,39 @@ def look(model: Model, source: Source) -> Examined:
     if not any(finding.level == "error" for finding in findings):
         with frozen(model.module):
             right = (engine.predict(model, images).argmax(1) == labels).float()
-    return Examined(findings, float(right.mean()) if len(right) else float("nan"), len(chosen))
+    return Examined(findings, float(right.mean()) if len(right) else float("nan"), len(chosen), images, labels)
 
 
-def examined(model: Model, source: Source, plan: Plan) -> tuple[Finding, ...]:
-    """The doctor's findings, before an audit by this plan.
+class Preflight(NamedTuple):
+    """What was found out about a model before its audit, and the evaluations of one image that it took."""
+
+    findings: tuple[Finding, ...]
+    evaluations: int
+
+
+def examined(model: Model, source: Source, plan: Plan, threat: Threat) -> Preflight:
+    """What the doctor, and the probe of the model's gradients, find before an audit by this plan.
 
     Raises:
         BadModel, BadData: it cannot be evaluated as it stands, or not by this plan.
     """
-    findings = look(model, source).findings
+    looked = look(model, source)
+    findings = looked.findings
     raise_errors(findings)
     for finding in findings:
         if finding.check == "no gradient" and any(stage.attack.needs == "gradients" for stage in plan.stages):
             raise BadModel(
                 f"{finding.check}: {finding.saw}, and the plan {plan.name} searches by gradients", hint=finding.remedy
             )
-    return findings
+    if any(finding.check == "randomised" for finding in findings) and plan.draws == 1:
+        raise BadModel(
+            "randomised: two evaluations of the same images differ, so that one gradient is not the model's",
+            hint=f"the plan {plan.name} needs a model that repeats its answers; use --plan rand, which averages over draws",
+        )
+    seen = probe(logarithmic(model.module, findings), looked.images, looked.labels, threat)
+    known = {finding.check for finding in findings}
+    new = tuple(finding for finding in seen.findings if finding.check not in known)
+    return Preflight(findings + new, seen.forwards + seen.backwards)
 
 
 def describe(
@@ -80,7 +100,7 @@ def describe(
     curve: Sequence[float],
     plan: Plan,
     seed: int,
-    findings: tuple[Finding, ...],
+    preflight: Preflight,
     name: str,
     command: str = "",
     request: dict[str, Any] | None = None,
@@ -91,6 +111,7 @@ def describe(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         plan=plan.name,
         stages=tuple(stage.info() for stage in plan.stages),
+        draws=plan.draws,
         threat=threat.name,
         eps=threat.eps,
         curve=tuple(sorted({*curve, threat.eps})),
@@ -103,7 +124,8 @@ def describe(
             shape=source.shape,
             class_names=source.class_names,
         ),
-        findings=findings,
+        findings=preflight.findings,
+        checks=preflight.evaluations,
         versions={
             "holdfast": __version__,
             "torch": torch.__version__,
@@ -115,6 +137,14 @@ def describe(
         command=command,
         request=request or {},
     )
+
+
+@contextmanager
+def _seeded(seed: int, model: Model) -> Iterator[None]:
+    """A randomised model draws from the run's seed within; afterwards all generators are as they were."""
+    with rng_kept(model.device):
+        torch.manual_seed(seed)
+        yield
 
 
 def run(
@@ -140,10 +170,20 @@ def run(
         return read_summary(folder)
     store = Store(folder, info)
     try:
-        with frozen(model.module):
+        with frozen(model.module), _seeded(info.seed, model):
             session = Session(model, source, store, threat=threat, plan=plan, slots=slots, watch=watch)
             session.run()
+            changed = session.changed()
         seconds = store.finish(session.discarded)
-        return conclude(store, source, seconds=seconds, discarded=store.past_discarded + session.discarded)
+        return conclude(
+            store,
+            source,
+            plan=plan,
+            past=session.past(None, info.eps),
+            changed=changed,
+            asked=session.asked,
+            seconds=seconds,
+            discarded=store.past_discarded + session.discarded,
+        )
     finally:
         store.close()

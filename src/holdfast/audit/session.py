@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +12,19 @@ import torch
 from holdfast import keys
 from holdfast.ascent import engine
 from holdfast.ascent.attack import ranking
+from holdfast.ascent.backward import Backward, Through
 from holdfast.ascent.engine import Ended, Hunt, Verdict
-from holdfast.ascent.meter import Meter
+from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.search_copy import search_copy
+from holdfast.ascent.views import Expectation, Logarithm
+from holdfast.audit.entry import Past
 from holdfast.audit.feed import SourceFeed, tensors
 from holdfast.audit.plan import Plan, Stage
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel
 from holdfast.losses import margin
 from holdfast.models.model import Model
-from holdfast.records.schema import CLEAN, Record
+from holdfast.records.schema import CLEAN, Finding, Record
 from holdfast.records.store import Store
 from holdfast.threats.threat import Threat
 
@@ -34,8 +37,7 @@ class Progress:
         stage, eps: what is running.
         done, total: samples with a verdict, of those that entered the stage.
         robust: samples that nothing has broken yet at this radius; all: samples of the run.
-        seconds: wall time of this session so far; eta: seconds left if every sample still in the run stood to its end (an
-            upper estimate; None before anything was measured).
+        seconds: wall time of this session so far; eta: seconds left if no sample fell any more (usually less; None before anything was measured).
     """
 
     stage: str
@@ -74,11 +76,18 @@ class Session:
         self.plan = plan
         self.watch = watch
         self.slots = slots or engine.default_slots(sample)
-        self.original = Meter(module)
-        self.searched = Meter(search_copy(module, sample).module)
+        self.draws = plan.draws
+        self._copy = logarithmic(search_copy(module, sample).module, store.info.findings)
+        self.original = self._averaged(logarithmic(module, store.info.findings))
+        self._searched: dict[Backward | None, Meter] = {}
+        self._sample, self._first = sample, engine.predict(module, sample)
+        self.asked = 2 * len(sample)
+        """Evaluations of the check whether the model stays what it is."""
         self.began = time.monotonic()
         most = plan.most_evaluations(threat, 1, model.classes)
+        entering = plan.typically(len(source))
         self._cost = {name: sum(evaluations) for name, evaluations in most.items()}
+        self._ahead = {name: cost * entering[name] for name, cost in self._cost.items()}
         self.discarded = 0
         """Evaluations spent on searches that ran ahead of a success and were dropped."""
 
@@ -119,7 +128,7 @@ class Session:
                     value=lead,
                     distance=0.0,
                     steps=0,
-                    forwards=1,
+                    forwards=self.draws,
                     backwards=0,
                     ranking=tuple(ranks),
                 )
@@ -127,12 +136,19 @@ class Session:
             self._report(CLEAN, 0.0, len(known) + start + len(part), len(self.source))
 
     def stage(self, stage: Stage, threat: Threat) -> None:
-        """One stage at one radius, on the samples that nothing has broken yet."""
+        """One stage at one radius, on the samples that nothing has broken yet and that its rule lets in.
+
+        A minimal attack answers for all radii at once: it runs in the first one's turn, and searches in the largest.
+        """
+        if stage.attack.goal == "minimal":
+            if threat.eps != min(self.store.info.curve):
+                return
+            threat = threat.resized(max(self.store.info.curve))
         eps = threat.eps
         judged = self.store.judged(stage.name, eps)
-        ids = np.array(
-            [i for i in self.source.ids.tolist() if i not in self.store.broken and i not in judged], dtype=np.int64
-        )
+        past = self.past(stage, eps)
+        ids = past.ids[stage.entry(past)]
+        ids = ids[~np.isin(ids, list(judged))]
         entered = len(ids) + len(judged)
         self._report(stage.name, eps, len(judged), entered)
         if not len(ids):
@@ -142,7 +158,7 @@ class Session:
             attack=stage.attack,
             threat=threat,
             targets=stage.attack.searches(ranks),
-            model=self.searched,
+            model=self.searched(stage.backward),
             original=self.original,
             slots=self.slots,
             stage=keys.number(f"{stage.name} at {eps!r}"),
@@ -163,22 +179,81 @@ class Session:
                 self._report(stage.name, eps, done, entered)
         self.discarded += max(0, self._made() - made - charged)
 
+    def past(self, stage: Stage | None, eps: float) -> Past:
+        """What was known when that stage began at that radius (it may have ended some of its searches since); None: at the end."""
+        clean = self.store.margins[CLEAN, 0.0]
+        judged = self.store.judged(stage.name, eps) if stage else {}
+        ids = np.array(
+            [i for i in self.source.ids.tolist() if i not in self.store.broken or self.store.broken[i] > 0],
+            dtype=np.int64,
+        )
+        broken = self.store.broken_within(eps)
+        seen = {}
+        for earlier in self.plan.stages:
+            if stage and earlier.name == stage.name:
+                break
+            known = self.store.judged(earlier.name, eps)
+            seen[earlier.name] = np.array([known.get(i, np.nan) for i in ids.tolist()])
+        return Past(
+            ids=ids,
+            alive=np.array([i not in broken or i in judged for i in ids.tolist()], dtype=bool),
+            clean=np.array([clean[i] for i in ids.tolist()]),
+            seen=seen,
+            seed=self.store.info.seed,
+            doubts=frozenset(finding.check for finding in self.store.info.findings),
+        )
+
+    def searched(self, backward: Backward | None) -> Meter:
+        """What a stage's searches evaluate."""
+        if backward not in self._searched:
+            self._searched[backward] = self._averaged(Through(self._copy, backward) if backward else self._copy)
+        return self._searched[backward]
+
+    def _averaged(self, classifier: Classifier) -> Meter:
+        return Meter(Expectation(classifier, self.draws) if self.draws > 1 else classifier, cost=self.draws)
+
+    def changed(self) -> tuple[Finding, ...]:
+        """Whether the model now answers otherwise than when the session began."""
+        again = engine.predict(self.model.module, self._sample)
+        spread = (self._first.amax(1) - self._first.amin(1)).clamp_min(1e-12)
+        share = float(((again - self._first).abs().amax(1) > 1e-3 * spread).double().mean())
+        if self.draws > 1 or not share:
+            return ()
+        return (
+            Finding(
+                check="model changes",
+                level="warning",
+                saw=f"{share:.0%} of {len(again)} images are answered otherwise at the end of the run than at its beginning",
+                means="the model adapts to what it is shown, so that no verdict can be repeated",
+                remedy="freeze what it learns or counts while it is evaluated, then audit again",
+            ),
+        )
+
     def _made(self) -> int:
-        return self.original.forwards + self.searched.forwards + self.searched.backwards
+        return self.original.forwards + sum(meter.forwards + meter.backwards for meter in self._searched.values())
 
     def _report(self, stage: str, eps: float, done: int, total: int) -> None:
         if self.watch is None:
             return
-        seconds, standing = time.monotonic() - self.began, len(self.source) - len(self.store.broken)
+        seconds, standing = time.monotonic() - self.began, len(self.source) - len(self.store.broken_within(eps))
         eta = self._most_left(stage, eps, total - done, standing) * seconds / self._made() if self._made() else None
         self.watch(Progress(stage, eps, done, total, standing, len(self.source), seconds, eta))
 
     def _most_left(self, stage: str, eps: float, left: int, standing: int) -> int:
-        """Evaluations still to come if no sample falls any more."""
+        """Evaluations still to come if no sample falls any more and as many as usual enter the stages ahead."""
         stages = [(radius, name) for radius in self.store.info.curve for name in self._cost]
         reached = stages.index((eps, stage)) if stage != CLEAN else -1
-        ahead = [self._cost[name] * standing for _, name in stages[reached + 1 :]]
-        return sum(ahead) + left * (self._cost[stage] if stage != CLEAN else 1)
+        ahead = [self._ahead[name] * standing for _, name in stages[reached + 1 :]]
+        return round(sum(ahead)) + left * (self._cost[stage] if stage != CLEAN else 1)
+
+
+def logarithmic(classifier: Classifier, findings: Sequence[Finding]) -> Classifier:
+    """The classifier, or its logarithm where the doctor found that it returns probabilities."""
+    return (
+        Logarithm(classifier)
+        if any(each.check == "probabilities" and each.level == "warning" for each in findings)
+        else classifier
+    )
 
 
 _SHARED = ("label", "fooled", "predicted", "value", "margin", "distance", "steps", "forwards", "backwards")

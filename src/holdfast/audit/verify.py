@@ -11,15 +11,13 @@ from safetensors import SafetensorError, safe_open
 
 from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen
+from holdfast.ascent.views import Expectation
 from holdfast.audit.feed import tensors
 from holdfast.data.source import Source
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.models.model import Model
-from holdfast.records.store import FINAL_POINTS, read_info, read_summary
-
-TOLERANCE = 1e-6
-"""How far, absolutely and relative to the radius, a stored point may lie outside the set: rounding of float32."""
+from holdfast.records.store import FINAL_POINTS, read_info, read_summary, within
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,7 @@ def verify(
                 f"the {what} is not the one of the run: fingerprint {now}, the run has {then}",
                 hint=f"give the {what} that {folder} was made with, with the same options (limit and seed, too)",
             )
+    judge = Expectation(model, info.draws) if info.draws > 1 else model
     path = folder / FINAL_POINTS
     refuted: list[tuple[int, str]] = []
     try:
@@ -74,14 +73,13 @@ def verify(
                 part = ids[start : start + slots].numpy()
                 x = points[start : start + slots].to(model.device, model.dtype)
                 x0, y = tensors(source, part, dtype=model.dtype, device=model.device)
-                fooled = engine.predict(model, x).argmax(1) != y
+                fooled = engine.predict(judge, x).argmax(1) != y
                 distance = registry.load("threat", info.threat)(info.eps).distance(x0, x)
-                allowed = radii[start : start + slots].to(distance) * (1 + TOLERANCE) + TOLERANCE
                 boxed = ((x >= 0) & (x <= 1)).flatten(1).all(1)
                 for i, sample in enumerate(part.tolist()):
                     if not bool(boxed[i]):
                         refuted.append((sample, "has pixels outside [0, 1]"))
-                    elif not float(distance[i]) <= float(allowed[i]):
+                    elif not within(float(distance[i]), float(radii[start + i])):
                         refuted.append(
                             (sample, f"lies {float(distance[i]):.6g} away, {float(radii[start + i]):.6g} is allowed")
                         )

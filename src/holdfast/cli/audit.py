@@ -21,15 +21,21 @@ if TYPE_CHECKING:
     from holdfast.records.schema import Finding, Summary
 
 
+UNBELIEVED = 3
+"""The exit code of a run whose number is not to be believed."""
+
+
 def audit(
     subject: Subject = Subject(),  # noqa: B008 - frozen
     *,
     threat: str | None = None,
     eps: str | None = None,
     plan: str | None = None,
+    audited: int | None = None,
     curve: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
     out: str | None = None,
     slots: int | None = None,
+    strict_checks: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
@@ -46,20 +52,24 @@ def audit(
     eps
         The radius: 8/255, 0.5; for l0 a number of pixels.
     plan
-        Which attacks: sweep, quick (the default), thorough or standard; see "holdfast list plan".
+        Which attacks: fast (the default), sweep, quick, thorough, standard, strict, plus or rand; see "holdfast list plan".
+    audited
+        Search so many random samples of those that the plan leaves by the plan standard, too; all, if one of them falls.
     curve
         More radii to audit on the way, for robust accuracy against eps.
     out
         The run's folder; one under runs/ unless given.
     slots
         How many searches run at once; chosen by the images' size unless given.
+    strict_checks
+        End with exit code 3 if there is a reason to doubt the number: any warning.
     json
         Print the summary as JSON on stdout, and nothing else there.
     quiet
         Show no progress.
     """
     config = subject.configured(
-        {"threat": threat, "eps": eps, "plan": plan, "curve": curve, "out": out, "slots": slots}
+        {"threat": threat, "eps": eps, "plan": plan, "audited": audited, "curve": curve, "out": out, "slots": slots}
     )
     from holdfast.audit.run import describe, examined, run
     from holdfast.cli.report import write_report
@@ -68,9 +78,9 @@ def audit(
     radii = [allowed.resized(units.parse(radius, name="curve")).eps for radius in config.curve]
     progress = terminal(stderr=True)
     model, source = load(config)
-    findings = examined(model, source, chosen)
+    preflight = examined(model, source, chosen, allowed)
     if not quiet:
-        show_findings(progress, findings)
+        show_findings(progress, preflight.findings)
     info = describe(
         model,
         source,
@@ -78,7 +88,7 @@ def audit(
         curve=radii,
         plan=chosen,
         seed=config.seed,
-        findings=findings,
+        preflight=preflight,
         name=model.name,
         command=shlex.join(["holdfast", *sys.argv[1:]]),
         request=config.model_dump(mode="json", exclude_none=True),
@@ -91,7 +101,7 @@ def audit(
         print(json_.dumps(json_.loads(summary.model_dump_json())))
     else:
         show_summary(terminal(), summary, page)
-    return 0
+    return UNBELIEVED if strict_checks and summary.warnings else 0
 
 
 def show_findings(console: Console, findings: tuple[Finding, ...]) -> None:
@@ -122,5 +132,12 @@ def show_summary(console: Console, summary: Summary, page: Path) -> None:
         f"{clock(summary.seconds)}. Robust accuracy is an upper bound.",
         markup=False,
     )
-    show_findings(console, summary.warnings)
+    if summary.audited is not None:
+        checked = summary.audited
+        console.print(
+            f"the plan standard broke {checked.broken} of {checked.count} random samples of those left: by standard, robust "
+            f"accuracy on these images is at least {100 * checked.low:.1f} % (95 % confidence)",
+            markup=False,
+        )
+    show_findings(console, summary.warnings + summary.notes)
     console.print(f"report: {page}", markup=False)

@@ -56,7 +56,7 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
     train, test = load_data("digits:train"), load_data("digits")
     if not quiet:
         progress.print(f"handwritten digits: {len(train):,} images to learn from, {len(test):,} to be tested on")
-    plan = plans.named("quick")
+    plan = plans.named("quick", threat)
     summaries = {}
     for name, recipe in recipes.items():
         weights = out / f"{name}.safetensors"
@@ -71,7 +71,7 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
             curve=CURVE,
             plan=plan,
             seed=0,
-            findings=examined(model, test, plan),
+            preflight=examined(model, test, plan, threat),
             name=f"{name} net",
             command=shlex.join(["holdfast", "demo", "--out", str(out)]),
             request={"model": "net:small_cnn", "weights": str(weights), "data": "digits"},

@@ -27,7 +27,7 @@ def doctor(subject: Subject = Subject(), *, json: Annotated[bool, Parameter(nega
     from holdfast.cli.audit import show_findings
 
     model, source = load(config)
-    findings, accuracy, n = look(model, source)
+    findings, accuracy, n, _, _ = look(model, source)
     console = terminal()
     if json:
         print(

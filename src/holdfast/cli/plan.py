@@ -34,7 +34,7 @@ def plan(
     eps
         The radius: 8/255, 0.5; for l0 a number of pixels.
     plan
-        Which attacks: sweep, quick (the default), thorough or standard.
+        Which attacks: fast (the default), sweep, quick, thorough, standard, strict, plus or rand.
     slots
         How many searches run at once; chosen by the images' size unless given.
     json
@@ -49,17 +49,27 @@ def plan(
     if json:
         print(json_.dumps([asdict(cost) for cost in costs]))
         return 0
-    table = Table("stage", "settings", "forwards", "gradients", "at most", box=None, pad_edge=False)
+    table = Table("stage", "settings", "forwards", "gradients", "at most", "usually", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
     settings = {stage.name: _settings(stage.info().configuration) for stage in chosen.stages}
     for cost in costs:
         table.add_row(
-            cost.stage, settings.get(cost.stage, ""), f"{cost.forwards:,}", f"{cost.backwards:,}", clock(cost.seconds)
+            cost.stage,
+            settings.get(cost.stage, ""),
+            f"{cost.forwards:,}",
+            f"{cost.backwards:,}",
+            clock(cost.seconds),
+            clock(cost.usual),
         )
     total = sum(cost.seconds for cost in costs)
     table.add_row(
-        "all", "", f"{sum(c.forwards for c in costs):,}", f"{sum(c.backwards for c in costs):,}", clock(total)
+        "all",
+        "",
+        f"{sum(c.forwards for c in costs):,}",
+        f"{sum(c.backwards for c in costs):,}",
+        clock(total),
+        clock(sum(c.usual for c in costs)),
     )
     console = terminal()
     console.print(f"{chosen.name}: {chosen.about}", markup=False)

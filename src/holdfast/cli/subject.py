@@ -61,9 +61,8 @@ def question(config: AuditConfig) -> tuple[Threat, Plan]:
     kind = registry.load("threat", config.threat)
     if config.eps is None:
         raise BadValue("no radius is given", hint="give --eps, for example --eps 8/255")
-    threat, plan = kind(config.eps), named(config.plan)
-    plan.check(threat)
-    return threat, plan
+    threat = kind(config.eps)
+    return threat, named(config.plan, threat, audited=config.audited)
 
 
 def load(config: AuditConfig) -> tuple[Model, Source]:

@@ -47,11 +47,17 @@ class Finding(Frozen):
 
 
 class StageInfo(Frozen):
-    """One stage of a plan: its name, the attack's registry name and that attack's whole configuration."""
+    """One stage of a plan: its name, the attack's registry name and that attack's whole configuration.
+
+    ``backward``: what its gradients were taken through, empty for the model's own backward pass. ``entry``: the rule by
+    which samples entered.
+    """
 
     name: str
     attack: str
     configuration: dict[str, Any]
+    backward: dict[str, Any] = Field(default_factory=dict)
+    entry: dict[str, Any] = Field(default_factory=dict)
 
 
 class ModelInfo(Frozen):
@@ -90,9 +96,13 @@ class RunInfo(Frozen):
     curve: tuple[float, ...]
     """All radii that are audited, ascending; ``eps`` is one of them."""
     seed: int
+    draws: int = 1
+    """Over how many evaluations of an image a randomised model was averaged."""
     model: ModelInfo
     data: DataInfo
     findings: tuple[Finding, ...] = ()
+    checks: int = 0
+    """Evaluations of one image that these findings took."""
     versions: dict[str, str]
     command: str = ""
     request: dict[str, Any] = Field(default_factory=dict)
@@ -147,12 +157,25 @@ class CurvePoint(Frozen):
     robust_accuracy: Rate
 
 
+class Audited(Frozen):
+    """What the plan ``standard`` found on ``count`` random samples of those that the plan of the run had left.
+
+    ``broken`` of them fell. ``low``: robust accuracy by ``standard`` is at least that, with 95 % confidence over the draw
+    (Clopper and Pearson 1934, one-sided), unless it is larger than the robust accuracy of the run.
+    """
+
+    count: int
+    broken: int
+    low: float
+
+
 class Summary(Frozen):
     """The headline numbers of a finished run: ``summary.json``.
 
     ``forwards`` and ``backwards`` are the evaluations of one image that decided the verdicts; ``discarded`` are those spent
-    on searches that ran ahead and turned out not to be needed (in the sessions that ended in good order). ``seconds`` is
-    wall time, summed over the sessions of a resumed run.
+    on searches that ran ahead and turned out not to be needed (in the sessions that ended in good order), ``checks`` those that
+    asked whether the number can be believed, before and after the run. ``seconds`` is wall time, summed over the sessions of a
+    resumed run.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -170,5 +193,8 @@ class Summary(Frozen):
     forwards: int
     backwards: int
     discarded: int
+    checks: int = 0
     seconds: float
     warnings: tuple[Finding, ...]
+    notes: tuple[Finding, ...] = ()
+    audited: Audited | None = None

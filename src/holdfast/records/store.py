@@ -21,7 +21,10 @@ from holdfast.records.schema import SCHEMA_VERSION, Record, RunInfo, Summary
 RUN, RECORDS, POINTS, SESSIONS = "run.json", "records.jsonl", "points.raw", "sessions.jsonl"
 FINAL_POINTS, GALLERY, SUMMARY, REPORT = "points.safetensors", "gallery.safetensors", "summary.json", "report.html"
 
-_IDENTITY = ("plan", "stages", "threat", "eps", "curve", "seed", "model", "data")
+TOLERANCE = 1e-6
+"""How far, absolutely and relative to the radius, a stored point may lie outside the set: rounding of float32."""
+
+_IDENTITY = ("plan", "stages", "draws", "threat", "eps", "curve", "seed", "model", "data")
 _NOT_IDENTITY = {"model": {"device", "name"}, "data": {"name"}}
 
 
@@ -31,7 +34,8 @@ class Store:
     A point is written before the record that refers to it, and a record is one line, so that a kill at any moment loses
     at most what was not appended yet: a torn last line, and points without a record, are cut off on resume.
 
-    ``broken`` holds the ids that anything has broken so far; ``ranking`` maps an id to its wrong classes by clean logit.
+    ``broken`` maps an id to the distance of the nearest point that broke it so far (0: misclassified from the start);
+    ``ranking`` maps an id to its wrong classes by clean logit; ``margins`` maps (stage, eps) to the margins of its verdicts.
     """
 
     def __init__(self, folder: Path, info: RunInfo) -> None:
@@ -44,9 +48,9 @@ class Store:
         """
         self.folder = folder
         self.info = info
-        self.broken: set[int] = set()
+        self.broken: dict[int, float] = {}
+        self.margins: dict[tuple[str, float], dict[int, float]] = {}
         self.ranking: dict[int, tuple[int, ...]] = {}
-        self._judged: dict[tuple[str, float], set[int]] = {}
         self._searches: dict[tuple[str, float], dict[int, list[Record]]] = {}
         self._held: dict[tuple[str, float, int], dict[int, int]] = {}
         """The points of fooled searches whose samples have no verdict yet: (stage, eps, id) -> search -> point."""
@@ -86,9 +90,13 @@ class Store:
             self._session({"started": self._started})
             opened.pop_all()
 
-    def judged(self, stage: str, eps: float) -> set[int]:
-        """The ids that have a verdict of this stage at this radius."""
-        return self._judged.get((stage, eps), set())
+    def judged(self, stage: str, eps: float) -> dict[int, float]:
+        """The ids that have a verdict of this stage at this radius, with the smallest margin that it met."""
+        return self.margins.get((stage, eps), {})
+
+    def broken_within(self, eps: float) -> set[int]:
+        """The ids that a point at most that far away has broken."""
+        return {sample for sample, distance in self.broken.items() if within(distance, eps)}
 
     def searches(self, stage: str, eps: float) -> list[Record]:
         """The searches that earlier sessions finished, of samples without a verdict of this stage at this radius."""
@@ -130,15 +138,20 @@ class Store:
             return
         self._held.pop((*where, record.id), None)
         self._searches.get(where, {}).pop(record.id, None)
-        self._judged.setdefault(where, set()).add(record.id)
+        self.margins.setdefault(where, {})[record.id] = record.margin
         if record.fooled:
-            self.broken.add(record.id)
+            self.broken[record.id] = min(record.distance, self.broken.get(record.id, record.distance))
         if record.ranking is not None:
             self.ranking[record.id] = record.ranking
 
     def _session(self, line: dict[str, float]) -> None:
         with storing(self.folder), (self.folder / SESSIONS).open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def within(distance: float, eps: float) -> bool:
+    """Whether a point lies inside the radius, but for the rounding of float32."""
+    return distance <= eps * (1 + TOLERANCE) + TOLERANCE
 
 
 def _write(file: FileIO, data: bytes) -> None:
