@@ -153,7 +153,7 @@ class _Ramp(torch.autograd.Function):
             if high != float("inf"):
                 on = on * torch.sigmoid((high - x) / scale)
         else:
-            on = torch.where((x > low) & (x < high), 1.0, rule.slope).to(x.dtype)
+            on = torch.where((x > low) & (x < high), x.new_ones(()), x.new_tensor(rule.slope))
         return grads[0] * (ctx.slope + (1 - ctx.slope) * on), None, None, None, None
 
 

@@ -49,7 +49,8 @@ def conclude(
     """Writes ``points.safetensors``, ``gallery.safetensors`` and ``summary.json``; returns the last.
 
     A pure function of the records, but for ``changed``, ``asked``, ``seconds`` and ``discarded``. ``past``: what the
-    stages saw at the headline radius; ``changed``: what was found out about the model while it ran, for ``asked`` evaluations.
+    stages saw at the headline radius; ``changed``: what was found out about the model while it ran, for ``asked``
+    evaluations.
     """
     folder, info = store.folder, store.info
     radii = sorted(info.curve)

@@ -55,7 +55,7 @@ def look(model: Model, source: Source) -> Examined:
     findings = examine(model, images, labels, source.class_names)
     right = torch.zeros(0)
     if not any(finding.level == "error" for finding in findings):
-        with frozen(model.module):
+        with frozen(model.module), rng_kept(model.device):
             right = (engine.predict(model, images).argmax(1) == labels).float()
     return Examined(findings, float(right.mean()) if len(right) else float("nan"), len(chosen), images, labels)
 

@@ -37,7 +37,8 @@ class Progress:
         stage, eps: what is running.
         done, total: samples with a verdict, of those that entered the stage.
         robust: samples that nothing has broken yet at this radius; all: samples of the run.
-        seconds: wall time of this session so far; eta: seconds left if no sample fell any more (usually less; None before anything was measured).
+        seconds: wall time of this session so far; eta: seconds left if no sample fell any more, so less, usually (None before
+            anything was measured).
     """
 
     stage: str
@@ -180,7 +181,7 @@ class Session:
         self.discarded += max(0, self._made() - made - charged)
 
     def past(self, stage: Stage | None, eps: float) -> Past:
-        """What was known when that stage began at that radius (it may have ended some of its searches since); None: at the end."""
+        """What was known when that stage began at that radius, of which some searches may have ended; None: at the end."""
         clean = self.store.margins[CLEAN, 0.0]
         judged = self.store.judged(stage.name, eps) if stage else {}
         ids = np.array(

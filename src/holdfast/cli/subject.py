@@ -52,16 +52,22 @@ class Subject:
         return build(self.config, {**(more or {}), **{key: value for key, value in given.items() if value is not None}})
 
 
-def question(config: AuditConfig) -> tuple[Threat, Plan]:
-    """The threat set and the plan of a configuration, checked against each other; imports the attacks."""
-    from holdfast.audit.plan import named
+def allowed(config: AuditConfig) -> Threat:
+    """The threat set of a configuration."""
     from holdfast.foundation import registry
     from holdfast.foundation.errors import BadValue
 
     kind = registry.load("threat", config.threat)
     if config.eps is None:
         raise BadValue("no radius is given", hint="give --eps, for example --eps 8/255")
-    threat = kind(config.eps)
+    return kind(config.eps)
+
+
+def question(config: AuditConfig) -> tuple[Threat, Plan]:
+    """The threat set and the plan of a configuration, checked against each other; imports the attacks."""
+    from holdfast.audit.plan import named
+
+    threat = allowed(config)
     return threat, named(config.plan, threat, audited=config.audited)
 
 

@@ -1,0 +1,172 @@
+"""Can a number be believed? A zoo of models that look robust and are not, each flagged; honest nets, none flagged."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import holdfast
+from holdfast.attacks.pgd import PGD
+from holdfast.audit import checks
+from holdfast.data.load import load as load_data
+from holdfast.foundation.errors import BadModel
+from holdfast.nets.small_cnn import SmallCNN
+from holdfast.objectives.adversarial import Adversarial
+from holdfast.objectives.standard import Standard
+from holdfast.threats.linf import Linf
+from holdfast.training.loop import fit
+from holdfast.training.recipe import Recipe
+
+N = 24
+
+
+class Before(nn.Module):
+    """A transformation in front of a net."""
+
+    def __init__(self, net: nn.Module, change) -> None:
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.change(x))
+
+
+class After(Before):
+    """One behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.net(x))
+
+
+class WinnersTakeAll(nn.Module):
+    """Keeps a tenth of a layer's values (Xiao et al., "Enhancing adversarial defense by k-WTA", ICLR 2020)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        least = flat.topk(max(1, flat.shape[1] // 10), 1).values[:, -1:]
+        return (flat * (flat >= least)).view_as(x)
+
+
+def winners(net: nn.Module) -> nn.Module:
+    net = copy.deepcopy(net)
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, WinnersTakeAll())
+    return net
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor]:
+    source = load_data("digits")
+    batch = source.take(source.ids[:N])
+    return torch.from_numpy(batch.images).float() / 255, torch.from_numpy(batch.labels).long()
+
+
+@pytest.fixture(scope="module")
+def nets() -> dict[str, nn.Module]:
+    """Two honest nets: one trained on clean images, one adversarially."""
+    train = load_data("digits:train")
+    recipes = {
+        "plain": Recipe(Standard(), Linf(0.1), epochs=4, lr=5e-3, shift=1),
+        "robust": Recipe(Adversarial(PGD(steps=3)), Linf(0.15), epochs=6, lr=5e-3, shift=1),
+    }
+    found = {}
+    for name, recipe in recipes.items():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found[name] = SmallCNN(width=4)
+        fit(found[name], train, recipe)
+    return found
+
+
+def told(model: nn.Module, images, eps: float = 0.1, plan: str = "fast") -> set[str]:
+    """The names of the warnings of an audit."""
+    return {warning.check for warning in holdfast.audit(model, images, threat=Linf(eps), plan=plan).warnings}
+
+
+@pytest.mark.parametrize("name", ["plain", "robust"])
+@pytest.mark.parametrize("eps", [0.02, 0.1])
+def test_no_honest_net_is_flagged(name, eps, nets, images):
+    assert told(nets[name], images, eps) <= {"unsettled"}, "small n: a stage that ends with a few samples breaks some"
+
+
+SPECIMENS = {
+    "logits x 1000": (lambda net: After(net, lambda z: 1000 * z), "logit scale"),
+    "probabilities": (lambda net: After(net, lambda z: (10 * z).softmax(1)), "probabilities"),
+    "quantised input": (lambda net: Before(net, lambda x: (8 * x).round() / 8), "zero gradients"),
+    "shattered gradients": (lambda net: Before(net, lambda x: x + 0.002 * torch.sin(3e4 * x)), "dishonest gradients"),
+    "saturated sigmoid": (lambda net: Before(net, lambda x: torch.sigmoid(1000 * (x - 0.5))), "unbounded radius"),
+    "k winners take all": (winners, "softened beats plain|black box beats white box|curved loss|dishonest gradients"),
+}
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_every_specimen_is_flagged(name, nets, images):
+    make, wanted = SPECIMENS[name]
+    assert told(make(nets["robust"]), (images[0][:10], images[1][:10])) & set(wanted.split("|"))
+
+
+def test_a_randomised_model_is_refused_and_sent_to_rand(nets, images):
+    noisy = Before(nets["robust"], lambda x: x + 0.1 * torch.randn_like(x))
+    with pytest.raises(BadModel, match="randomised") as caught:
+        told(noisy, images)
+    assert "rand" in caught.value.hint
+    draws = torch.get_rng_state()
+    found = [holdfast.audit(noisy, (images[0][:6], images[1][:6]), threat=Linf(0.1), plan="rand") for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), draws), "the global generator is left as it was"
+    assert torch.equal(found[0].points, found[1].points) and found[0].summary.stages[0].forwards == 6 * 20
+    assert "randomised" in {warning.check for warning in found[0].warnings}
+
+
+def test_neither_scale_nor_softmax_changes_a_verdict(nets, images):
+    plain = holdfast.audit(nets["robust"], images, threat=Linf(0.1))
+    for change in (lambda z: 1000 * z, lambda z: (10 * z).softmax(1)):
+        changed = holdfast.audit(After(nets["robust"], change), images, threat=Linf(0.1))
+        assert int((changed.robust != plain.robust).sum()) <= 1
+        assert changed.robust_accuracy <= plain.robust_accuracy + 1 / N
+
+
+def test_a_model_that_changes_while_it_is_evaluated(nets, images):
+    model = After(nets["robust"], lambda z: z)
+
+    def learns(progress) -> None:
+        if progress.stage == "soft":
+            model.change = lambda z: z + torch.arange(10.0)
+
+    found = holdfast.audit(model, images, threat=Linf(0.02), watch=learns)
+    assert "model changes" in {warning.check for warning in found.warnings}
+
+
+def test_single_steps_mislead():
+    """A loss that falls after a full step and rises within it."""
+
+    class Bent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            at = (x.flatten(1).mean(1) - 0.5) / 0.1
+            return torch.stack([torch.ones_like(at) * 0.5, torch.sin(at * torch.pi)], 1)
+
+    x = torch.full((8, 1, 4, 4), 0.5)
+    found = {
+        finding.check for finding in checks.probe(Bent(), x, torch.zeros(8, dtype=torch.int64), Linf(0.1)).findings
+    }
+    assert "single steps mislead" in found
+
+
+def test_layers_without_a_derivative_are_named(nets, images):
+    found = checks.probe(Before(nets["robust"], lambda x: (x * 8).floor() / 8), *images, Linf(0.1)).findings
+    note = next(finding for finding in found if finding.check == "non-differentiable")
+    assert note.level == "note" and "floor" in note.saw
+
+
+def test_a_probe_costs_little_and_leaves_everything_as_it_was(nets, images):
+    net = nets["robust"].train()
+    draws = torch.get_rng_state()
+    seen = checks.probe(net, *images, Linf(0.1))
+    assert net.training and torch.equal(torch.get_rng_state(), draws)
+    assert seen.forwards <= checks.IMAGES * 45 and seen.backwards <= checks.IMAGES * 45
+    assert checks.probe(net.eval(), images[0][:0], images[1][:0], Linf(0.1)).findings == ()
+    assert checks.probe(net, *images, Linf(0)).findings == ()
