@@ -22,6 +22,7 @@ check: $(STAMP)  ## style and types
 
 bench: $(STAMP)  ## what a search costs, counted and timed; peers are paired with us where they are installed
 	$(BIN)/python benchmarks/attacks_vs_peers.py
+	$(BIN)/python benchmarks/verdict_vs_autoattack.py
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from holdfast import attacks as attacks
     from holdfast.ascent.attack import Attack as Attack
     from holdfast.ascent.attack import Perturbed as Perturbed
+    from holdfast.ascent.backward import Backward as Backward
     from holdfast.audit.api import Audit as Audit
     from holdfast.audit.api import audit as audit
     from holdfast.audit.plan import Plan as Plan
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from holdfast.threats.l1 import L1 as L1
     from holdfast.threats.l2 import L2 as L2
     from holdfast.threats.linf import Linf as Linf
+    from holdfast.threats.patch import Patch as Patch
+    from holdfast.threats.spatial import Spatial as Spatial
     from holdfast.threats.threat import Threat as Threat
 
 __version__ = "0.1.0"
@@ -26,19 +29,22 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Attack": "holdfast.ascent.attack",
     "Audit": "holdfast.audit.api",
+    "Backward": "holdfast.ascent.backward",
     "HoldfastError": "holdfast.foundation.errors",
     "L0": "holdfast.threats.l0",
     "L1": "holdfast.threats.l1",
     "L2": "holdfast.threats.l2",
     "Linf": "holdfast.threats.linf",
+    "Patch": "holdfast.threats.patch",
     "Perturbed": "holdfast.ascent.attack",
     "Plan": "holdfast.audit.plan",
+    "Spatial": "holdfast.threats.spatial",
     "Stage": "holdfast.audit.plan",
     "Threat": "holdfast.threats.threat",
 }
 
-__all__ = ["L0", "L1", "L2", "Attack", "Audit", "HoldfastError", "Linf", "Perturbed", "Plan", "Stage", "Threat"]
-__all__ += ["__version__", "attacks", "audit"]
+__all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "HoldfastError", "Linf", "Patch", "Perturbed", "Plan"]
+__all__ += ["Spatial", "Stage", "Threat", "__version__", "attacks", "audit"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,11 +13,35 @@ from holdfast.attacks.pgd import PGD
 from holdfast.foundation import registry
 from holdfast.threats.threat import Threat
 
-RADII = {"linf": 0.06, "l2": 0.45, "l1": 3.0, "l0": 1}
-SMALL = {"steps": 4, "restarts": 2}
+RADII = {"linf": 0.06, "l2": 0.45, "l1": 3.0, "l0": 1, "patch": 2, "spatial": 30}
+SMALL = {"steps": 4, "restarts": 2, "angles": 3, "shifts": 2}
 VARIANTS = {
     "apgd": [{"targets": 3, "loss": "targeted_dlr", "restarts": 1}],
-    "pgd": [{"loss": "scaled_ce", "schedule": "cosine"}],
+    "pgd": [
+        {"loss": "scaled_ce", "schedule": "cosine"},
+        {"diversify": 2, "restarts": 1},
+        {"targets": 2, "loss": "margin", "restarts": 1},
+    ],
+    "square": [{"patience": 1.5, "steps": 40, "restarts": 1}],
+    "fab": [{"targets": 0}],
+    "di": [{"probability": 1.0}],
+    "ti": [{"probability": 1.0}],
+    "si": [{"nesterov": False}],
+    "vmi": [{"nesterov": True, "neighbours": 3}],
+    "ddn": [{"loss": "margin"}],
+    "fmn": [{"loss": "ce"}],
+    "cw": [{"abort": False, "rounds": 3}],
+    "ead": [{"abort": False, "rounds": 3}],
+    "deep_fool": [{"candidates": 1, "halvings": 0}],
+    "lbfgs": [{"targets": 2, "weights": 3}],
+    "jsma": [{"targets": 0}],
+    "sparse_fool": [{"reach": 3.0, "halvings": 0}],
+    "nes": [{"samples": 2, "steps": 11}],
+    "boundary": [{"starts": 2, "steps": 40}],
+    "hop_skip_jump": [{"frequencies": 0.5, "starts": 2, "samples": 4, "steps": 50}],
+    "geo_da": [{"starts": 2, "samples": 4, "steps": 50}],
+    "adversarial_patch": [{"candidates": 1, "schedule": "constant"}],
+    "spatial_gradient": [{"loss": "ce", "schedule": "constant"}],
 }
 """Further configurations that change which code runs."""
 

@@ -338,7 +338,7 @@ CASES: dict[str, Callable] = {
     "curve: a word": options("--curve", "0.1", "x", says=("curve", "'x'")),
     # Names and numbers
     "threat: unknown": given("linv", "did you mean linf", threat="linv"),
-    "threat: the attack cannot": given("PGD", "l0", "linf, l2", threat="l0", eps=3, plan="quick"),
+    "threat: the attack cannot": given("quick is not made for", "l0", "sweep", threat="l0", eps=3, plan="quick"),
     "plan: unknown": given("quik", "did you mean quick", plan="quik"),
     "limit: 0": given("limit is 0", "at least 1", limit=0),
     "limit: a word": given("--limit", "few", limit="few"),

@@ -24,7 +24,7 @@ def subject():
     class Brightness(nn.Module):
         def forward(self, x):
             mean = x.flatten(1).mean(1)
-            return torch.stack([0.17 - mean, mean - 0.17], 1)
+            return torch.stack([0.29 - mean, mean - 0.29], 1)
 
     digits = load_data("digits", limit=20, seed=0)
     images = digits.take(digits.ids).images
@@ -35,7 +35,7 @@ def subject():
 
 def test_every_format_holds_the_same(subject, tmp_path):
     model, source = subject
-    threat = Linf(0.1)
+    threat = Linf(0.02)
     made = [
         craft(model, source, PGD(steps=3), threat=threat, out=tmp_path / name)
         for name in ("a.npz", "a.safetensors", "png")
@@ -67,7 +67,7 @@ def test_rounding_never_leaves_the_set():
 def test_a_stopped_call_goes_on(subject, tmp_path, monkeypatch):
     model, source = subject
     monkeypatch.setattr(room, "CHUNK", 1)
-    options = {"threat": Linf(0.1), "slots": 4}
+    options = {"threat": Linf(0.02), "slots": 4}
     whole = craft(model, source, PGD(steps=3), out=tmp_path / "whole.npz", **options)
 
     class Stop(Exception):
@@ -93,4 +93,4 @@ def test_nothing_is_overwritten(subject, tmp_path):
     model, source = subject
     (tmp_path / "a.npz").write_bytes(b"x")
     with pytest.raises(BadValue, match="exists"):
-        craft(model, source, PGD(steps=1), threat=Linf(0.1), out=tmp_path / "a.npz")
+        craft(model, source, PGD(steps=1), threat=Linf(0.02), out=tmp_path / "a.npz")

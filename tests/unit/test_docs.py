@@ -123,7 +123,7 @@ def test_the_attack_in_contributing_runs(tmp_path: Path) -> None:
     with _imported(path) as module:
         attack = module.RandomSign(restarts=3)
         assert registry.name_of(attack) == "random_sign" and "Source:" in module.RandomSign.__doc__
-        for name in registry.names("threat"):
+        for name in attack.threats:
             threat = registry.load("threat", name)(4 if name == "l0" else 0.5)
             whole, parts = attack(net, x, y, threat=threat), attack(net, x, y, threat=threat, slots=3)
             assert torch.equal(whole.x, parts.x) and torch.equal(whole.fooled, net(whole.x).argmax(1) != y)
@@ -199,6 +199,7 @@ def test_every_attack_option_is_documented_with_its_default() -> None:
         (schema.CurvePoint, "summary.json"),
         (schema.StageSummary, "summary.json"),
         (schema.Rate, "summary.json"),
+        (schema.Audited, "summary.json"),
         (schema.Finding, "summary.json"),
         (schema.RunInfo, "run.json"),
         (schema.StageInfo, "run.json"),
@@ -218,6 +219,11 @@ def test_every_check_is_documented() -> None:
     found |= set(re.findall(r'^    name = "([^"]+)"', source, re.MULTILINE))
     assert len(found) > 10
     page = _text(ROOT / "docs" / "doctor.md")
+    assert [check for check in sorted(found) if f"`{check}`" not in page] == []
+    probed = (ROOT / "src" / "holdfast" / "audit" / "checks.py").read_text(encoding="utf-8")
+    found = {*re.findall(r'_warning\(\s*"([^"]+)"', probed), *re.findall(r'(?:check|name) ?= ?"([^"]+)"', probed)}
+    assert len(found) > 8
+    page = _text(ROOT / "docs" / "checks.md")
     assert [check for check in sorted(found) if f"`{check}`" not in page] == []
     concluded = (ROOT / "src" / "holdfast" / "audit" / "conclude.py").read_text(encoding="utf-8")
     page = _text(ROOT / "docs" / "audit.md")

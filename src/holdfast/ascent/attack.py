@@ -217,6 +217,7 @@ class _Collected:
     def __init__(self, value: Tensor, logits: Tensor, x: Tensor, y: Tensor, wrong: Tensor) -> None:
         self.x0 = x
         self.x = x.clone()
+        self.distance = torch.zeros_like(x[:, 0, 0, 0])
         self.fooled = wrong.clone()
         self.value = value.detach().clone()
         self.margin = -margin(logits, y, torch.full_like(y, -1))
@@ -225,7 +226,7 @@ class _Collected:
 
     def add(self, place: int, verdict: engine.Verdict) -> None:
         if verdict.x is not None:
-            self.x[place] = verdict.x
+            self.x[place], self.distance[place] = verdict.x, verdict.distance
         self.fooled[place] = verdict.fooled
         self.value[place] = verdict.value
         self.margin[place] = min(verdict.margin, float(self.margin[place]))
@@ -233,7 +234,8 @@ class _Collected:
         self.backwards[place] += verdict.backwards
 
     def result(self, threat: Threat) -> Perturbed:
-        distance = threat.distance(self.x0, self.x) if len(self.x) else self.value
+        # How far an image was turned can no longer be measured on it.
+        distance = self.distance if threat.parametric else threat.distance(self.x0, self.x)
         return Perturbed(self.x, self.fooled, self.value, self.margin, distance, self.forwards, self.backwards)
 
 

@@ -291,7 +291,8 @@ class Hunt:
         rows = state.rows
         shown = torch.where(state.fooled.view(-1, 1, 1, 1), state.best, state.x)
         shown = self.threat.project(rows.x0, shown)
-        logits = torch.cat([predict(self.original, part) for part in shown.split(self.slots)])
+        images = self.threat.render(rows.x0, shown)
+        logits = torch.cat([predict(self.original, part) for part in images.split(self.slots)])
         if not bool(torch.isfinite(logits).all()):
             bad = (~torch.isfinite(logits).all(1)).nonzero()[0, 0]
             raise BadModel(
@@ -313,6 +314,7 @@ class Hunt:
             value,
         )
         # ``best`` is a point of the set that the classifier judged, or the best one that the search copy saw.
+        images = self.threat.render(rows.x0, judged.best)
         predicted, labels = logits.argmax(1).tolist(), rows.y.tolist()
         columns = zip(
             judged.fooled.tolist(),
@@ -336,7 +338,7 @@ class Hunt:
                     yield None, back
                 continue
             position, search = flight.place[i]
-            kept = judged.best[i].clone() if fooled or self.keep else None
+            kept = images[i].clone() if fooled or self.keep else None
             yield (
                 Ended(
                     position,

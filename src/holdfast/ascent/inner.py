@@ -19,4 +19,4 @@ def worst(attack: Attack, model: Classifier, rows: Rows) -> Tensor:
         state = attack.begin(model, rows)
         while not bool(state.done.all()):
             state = attack.step(model, state)
-    return state.x.clamp(0, 1)
+    return rows.threat.render(rows.x0, state.x).clamp(0, 1)

@@ -46,8 +46,8 @@ class State:
 
     Args:
         rows: what the searches started from.
-        x: the point to evaluate next, (R, C, H, W).
-        best: the point to keep, (R, C, H, W): the one that fooled, else the one of the largest loss.
+        x: the point to evaluate next, (R, C, H, W); parameters (R, P, 1, 1) where the threat set has those.
+        best: the point to keep, likewise: the one that fooled, else the one of the largest loss.
         value: the loss at ``best``, (R,); -inf before the first evaluation.
         margin: the smallest ``z_y - max_{k != y} z_k`` evaluated inside the set so far, (R,); inf before the first.
         fooled: whether ``best`` was seen to be misclassified, (R,) bool.
@@ -72,7 +72,7 @@ class State:
         return cls(
             rows=rows,
             x=x,
-            best=rows.x0,
+            best=rows.threat.origin(rows.x0),
             value=full - torch.inf,
             margin=full + torch.inf,
             fooled=no,

@@ -111,7 +111,7 @@ def audit(
     """
     check_numbers(limit=limit, slots=slots, seed=seed, audited=audited)
     chosen = plans.named(plan, threat, audited=audited)
-    radii = [threat.resized(units.parse(eps, name="curve")).eps for eps in curve]
+    radii = [threat.resized(units.parse(eps, name="curve", unit=threat.unit)).eps for eps in curve]
     source = load_data(data, limit=limit, seed=seed)
     loaded = model if isinstance(model, Model) else load_model(model, shape=source.shape)
     preflight = examined(loaded, source, chosen, threat)

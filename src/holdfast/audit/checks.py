@@ -76,7 +76,8 @@ def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat) -> Probed:
             return Probed((), 0, 0)
         try:
             found = _steps(model, x[:1])
-            if threat.parametric:  # its points are no images; what follows climbs from image to image
+            # What follows climbs from image to image: parameters are no images, and a patch is placed, not climbed to.
+            if threat.parametric or threat.name == "patch":
                 return Probed(tuple(found), 0, 0)
             climbed = _climb(meter, x, y, threat)
             single = _single_step(meter, x, y, threat)
@@ -256,9 +257,11 @@ def of_records(plan: Plan, past: Past, stages: Mapping[str, StageSummary], n: in
         n: samples in all.
     """
     found = []
-    blind = {stage.name for stage in plan.stages if stage.attack.needs != "gradients"}
+    sighted = [place for place, stage in enumerate(plan.stages) if stage.attack.needs == "gradients"]
+    later = plan.stages[sighted[0] + 1 :] if sighted else ()
+    blind = {stage.name for stage in later if stage.attack.needs != "gradients"}
     black = sum(stages[name].broken for name in blind if name in stages)
-    if black > max(1, 0.002 * n) and len(blind) < len(plan.stages):
+    if black > max(1, 0.002 * n):
         found.append(
             _warning(
                 "black box beats white box",

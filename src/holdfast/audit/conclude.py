@@ -144,7 +144,8 @@ def _doubts(info: RunInfo, stages: Sequence[StageSummary]) -> tuple[Finding, ...
     """What the run's own numbers say against them."""
     found = []
     late = [stage for stage in stages if stage.entered and stage.stage != CLEAN][-1:]
-    if len(info.stages) > 1 and late and late[0].broken > max(2, 0.05 * late[0].entered):
+    stands = late and late[0].broken < late[0].entered
+    if len(info.stages) > 1 and stands and late[0].broken > max(2, 0.05 * late[0].entered):
         found.append(
             Finding(
                 check="unsettled",

@@ -154,7 +154,7 @@ class Escalated:
 
     check: str
     ratio: float = 0.75
-    need: float = 0.25
+    need: float = 0.4
 
     def __call__(self, past: Past) -> np.ndarray:
         if past.doubts & MASKED:

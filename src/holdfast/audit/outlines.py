@@ -65,7 +65,7 @@ _SOFT, _SOFTER, _LEAKY = {"tau": 0.3}, {"tau": 0.2}, {"slope": 0.03}
 
 def _round(number: int) -> tuple[Part, ...]:
     """Unlike searches, each on those that the gains before it leave any hope for."""
-    near = Near(factor=2.0, decay=0.7, floor=0.1)
+    near = Near(factor=1.5, decay=0.6, floor=0.1)
     margin = {"loss": "margin", "radii": _SHRINKING}
     return (
         Part(f"soft-{number}", "apgd", {"steps": 30, **margin}, _SOFT, near),
@@ -83,7 +83,7 @@ _FAST = (
     Part("soft", "apgd", {"steps": 12, "loss": "margin", "radii": _SHRINKING}, _SOFT),
     *_round(1),
     *_round(2),
-    Part("square-check", "square", {"steps": 200}, {}, Sampled(share=0.1, least=16, most=64)),
+    Part("square-check", "square", {"steps": 150}, {}, Sampled(share=0.1, least=16, most=64)),
     Part("square-near", "square", {"steps": 5000, "patience": 1.5}, {}, Escalated("square-check")),
 )
 
@@ -107,11 +107,13 @@ OUTLINES: dict[str, Outline] = {
                 Part("apgd-ce", "apgd", {"steps": 50, "loss": "ce"}),
                 Part("apgd-t", "apgd", {"steps": 50, "loss": "targeted_dlr", "targets": 3}),
             ),
+            threats=("linf", "l2", "l1"),
         ),
         Outline(
             "thorough",
             "A number to act on: a sweep, then APGD-CE and APGD-T with AutoAttack's budgets (100 steps, 9 targets).",
             (_SWEEP, _APGD_CE, _APGD_T),
+            threats=("linf", "l2", "l1"),
         ),
         Outline(
             "fast",
@@ -152,6 +154,24 @@ OUTLINES: dict[str, Outline] = {
             (_APGD_CE, Part("apgd-dlr", "apgd", {"steps": 100, "loss": "dlr"})),
             threats=("linf", "l2", "l1"),
             draws=20,
+        ),
+        Outline(
+            "spatial",
+            "Rotations and translations: a grid of 775 of them, then gradient ascent on what it leaves.",
+            (
+                Part("grid", "spatial_grid", {"angles": 31, "shifts": 5}),
+                Part("gradient", "spatial_gradient", {"steps": 10, "restarts": 20}),
+            ),
+            threats=("spatial",),
+        ),
+        Outline(
+            "patch",
+            "A painted square: 100 places for each sample, each the likeliest by the gradient of several, then any.",
+            (
+                Part("likely", "adversarial_patch", {"steps": 20, "restarts": 50, "candidates": 10}),
+                Part("anywhere", "adversarial_patch", {"steps": 20, "restarts": 50, "candidates": 1, "loss": "margin"}),
+            ),
+            threats=("patch",),
         ),
     )
 }

@@ -99,6 +99,12 @@ def named(name: str | Plan, threat: Threat, *, audited: int = 0) -> Plan:
     if name not in OUTLINES:
         raise UnknownName.among("plan", name, OUTLINES)
     outline = OUTLINES[name]
+    if threat.name not in outline.threats:
+        others = [each.name for each in OUTLINES.values() if threat.name in each.threats]
+        raise BadValue(
+            f"the plan {name} is not made for the threat {threat.name!r}",
+            hint=f"plans for {threat.name}: {', '.join(others) or 'none; make one of your own in Python'}",
+        )
     stages = tuple(
         Stage(
             part.name,

@@ -37,8 +37,8 @@ class Progress:
         stage, eps: what is running.
         done, total: samples with a verdict, of those that entered the stage.
         robust: samples that nothing has broken yet at this radius; all: samples of the run.
-        seconds: wall time of this session so far; eta: seconds left if no sample fell any more, so less, usually (None before
-            anything was measured).
+        seconds: wall time of this session so far; eta: seconds left if no sample fell any more, so less, usually (None
+            before anything was measured).
     """
 
     stage: str

@@ -131,7 +131,8 @@ def _latest_success(model: Classifier, state: State) -> tuple[Tensor, Tensor]:
     """The last point, or the best one if only that fools; and by how much the model is wrong there, in logits."""
     rows = state.rows
     none = torch.full_like(rows.y, -1)
-    last, best = (rows.threat.project(rows.x0, point) for point in (state.x, state.best))
+    points = (rows.threat.project(rows.x0, point) for point in (state.x, state.best))
+    last, best = (rows.threat.render(rows.x0, point) for point in points)
     at_last, at_best = model(last), model(best)
     earlier = (at_last.argmax(1) == rows.y) & (at_best.argmax(1) != rows.y)
     point = torch.where(per_row(earlier, last), best, last)

@@ -1,4 +1,9 @@
-"""Replays every stored point of a run: inside the set, and misclassified, by one clean forward each."""
+"""Replays every stored point of a run: inside the set, and misclassified, by one clean forward each.
+
+Where the points of the set are parameters of a transformation (`Threat.parametric`), a run stores the images that they
+give. How far an image was turned cannot be measured on it: its distance is taken from the record, and what is checked is
+that it lies in [0, 1] and is misclassified.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ class Verified:
 
     Args:
         points: how many stored points were replayed.
-        upheld: how many are inside the set, in [0, 1] and misclassified.
+        upheld: how many are inside the set (as far as an image shows it), in [0, 1] and misclassified.
         refuted: (sample id, why not) of the others.
         claimed, found: the number of samples broken by the summary, and by the points.
     """
@@ -63,6 +68,7 @@ def verify(
                 hint=f"give the {what} that {folder} was made with, with the same options (limit and seed, too)",
             )
     judge = Expectation(model, info.draws) if info.draws > 1 else model
+    threat = registry.load("threat", info.threat)(info.eps)
     path = folder / FINAL_POINTS
     refuted: list[tuple[int, str]] = []
     try:
@@ -74,7 +80,7 @@ def verify(
                 x = points[start : start + slots].to(model.device, model.dtype)
                 x0, y = tensors(source, part, dtype=model.dtype, device=model.device)
                 fooled = engine.predict(judge, x).argmax(1) != y
-                distance = registry.load("threat", info.threat)(info.eps).distance(x0, x)
+                distance = radii[start : start + slots] if threat.parametric else threat.distance(x0, x)
                 boxed = ((x >= 0) & (x <= 1)).flatten(1).all(1)
                 for i, sample in enumerate(part.tolist()):
                     if not bool(boxed[i]):

@@ -39,9 +39,9 @@ def attack(
     set
         An option of the attack, as key=value. Repeat for more.
     threat
-        What an adversary may do: linf (the default), l2, l1 or l0; see "holdfast list threat".
+        What an adversary may do: linf (the default), l2, l1, l0, patch, spatial; see "holdfast list threat".
     eps
-        The radius: 8/255, 0.5; for l0 a number of pixels. A minimal attack keeps the nearest point within it.
+        The radius: 8/255, 0.5; for l0 a number of pixels, for patch 5px, for spatial 30deg.
     slots
         How many searches run at once; chosen by the images' size unless given.
     out

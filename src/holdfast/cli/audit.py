@@ -48,11 +48,11 @@ def audit(
     Parameters
     ----------
     threat
-        What an adversary may do: linf (the default), l2, l1 or l0.
+        What an adversary may do: linf (the default), l2, l1, l0, patch or spatial.
     eps
-        The radius: 8/255, 0.5; for l0 a number of pixels.
+        The radius: 8/255, 0.5; for l0 a number of pixels, for patch 5px, for spatial 30deg.
     plan
-        Which attacks: fast (the default), sweep, quick, thorough, standard, strict, plus or rand; see "holdfast list plan".
+        Which attacks: fast (the default), sweep, quick, standard, strict, plus, rand, ...; see "holdfast list plan".
     audited
         Search so many random samples of those that the plan leaves by the plan standard, too; all, if one of them falls.
     curve
@@ -75,7 +75,7 @@ def audit(
     from holdfast.cli.report import write_report
 
     allowed, chosen = question(config)
-    radii = [allowed.resized(units.parse(radius, name="curve")).eps for radius in config.curve]
+    radii = [allowed.resized(units.parse(radius, name="curve", unit=allowed.unit)).eps for radius in config.curve]
     progress = terminal(stderr=True)
     model, source = load(config)
     preflight = examined(model, source, chosen, allowed)

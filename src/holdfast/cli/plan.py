@@ -30,11 +30,11 @@ def plan(
     Parameters
     ----------
     threat
-        What an adversary may do: linf (the default), l2, l1 or l0.
+        What an adversary may do: linf (the default), l2, l1, l0, patch or spatial.
     eps
-        The radius: 8/255, 0.5; for l0 a number of pixels.
+        The radius: 8/255, 0.5; for l0 a number of pixels, for patch 5px, for spatial 30deg.
     plan
-        Which attacks: fast (the default), sweep, quick, thorough, standard, strict, plus or rand.
+        Which attacks: fast (the default), sweep, quick, thorough, standard, strict, plus, rand, ...
     slots
         How many searches run at once; chosen by the images' size unless given.
     json

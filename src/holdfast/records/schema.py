@@ -173,9 +173,9 @@ class Summary(Frozen):
     """The headline numbers of a finished run: ``summary.json``.
 
     ``forwards`` and ``backwards`` are the evaluations of one image that decided the verdicts; ``discarded`` are those spent
-    on searches that ran ahead and turned out not to be needed (in the sessions that ended in good order), ``checks`` those that
-    asked whether the number can be believed, before and after the run. ``seconds`` is wall time, summed over the sessions of a
-    resumed run.
+    on searches that ran ahead and turned out not to be needed (in the sessions that ended in good order), ``checks`` those
+    that asked whether the number can be believed, before and after the run. ``seconds`` is wall time, summed over the
+    sessions of a resumed run.
     """
 
     schema_version: int = SCHEMA_VERSION

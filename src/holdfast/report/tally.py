@@ -69,6 +69,8 @@ def losses(run: Run) -> tuple[Loss, ...]:
     left, found = len(run.outcomes), []
     for name in dict.fromkeys(order):
         mine = [stage for stage in inside if stage.stage == name]
+        if mine and not any(stage.entered for stage in mine):
+            continue  # its rule let no one in
         left -= broken[name]
         spent = sum(stage.forwards for stage in mine), sum(stage.backwards for stage in mine)
         found.append(Loss(name, broken[name], left, *spent))

@@ -68,6 +68,8 @@ def change(threat: str, eps: float) -> str:
         "l2": f"Euclidean length at most {radius}",
         "l1": f"at most {radius}, summed over all pixel values",
         "l0": f"at most {radius} pixel{'' if eps == 1 else 's'}",
+        "patch": f"one square of at most {radius} by {radius} pixels",
+        "spatial": f"at most {radius}° in rotation and {share(eps / 280)}{_NBSP}% of each side in position",
     }
     return known.get(threat.lower(), f"at most {radius} ({threat})")
 

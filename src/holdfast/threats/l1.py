@@ -9,6 +9,9 @@ from holdfast import keys
 from holdfast.foundation.registry import register
 from holdfast.threats.threat import Radius, Threat, room, rows, step_within
 
+_ROUNDS = 100
+"""More than bisection needs to exhaust the digits of float64."""
+
 
 @register
 class L1(Threat):
@@ -21,8 +24,8 @@ class L1(Threat):
         """The nearest point of ball and box together (Croce and Hein 2021, proposition 2.1).
 
         With d = x - x0 and c the room of each pixel in d's direction, the answer is x0 + sign(d) clip(|d| - s, 0, c) for
-        the s >= 0 at which its length is eps. The length is piecewise linear in s with kinks at |d| and |d| - c: the
-        kinks are sorted, the segment that crosses eps is found, and s is solved for on it.
+        the s >= 0 at which its length is eps. The length falls with s and is piecewise linear: Newton's steps, kept between
+        an s that is too small and one that is too large, find its segment without sorting. A row that has arrived stays.
         """
         eps = self._radius(radius, x0)
         delta = x - x0
@@ -32,20 +35,23 @@ class L1(Threat):
         if inside.all():
             return boxed
         size = _drawn_together(size)
-        kinks, order = torch.cat([size, size - limit], 1).sort(dim=1, descending=True)
-        # From the far right, where nothing moves, to the left: a pixel begins to move at |d| and is full at |d| - c.
-        rate = torch.where(order < size.shape[1], 1.0, -1.0).to(x0.dtype).cumsum(1)
-        length = torch.zeros_like(kinks)
-        length[:, 1:] = (rate[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])).cumsum(1)
-        last = (length <= eps[:, None]).sum(1).sub(1).clamp_min(0)[:, None]
-        reached, slope = length.gather(1, last), rate.gather(1, last).clamp_min(1)
-        s = (kinks.gather(1, last) - (eps[:, None] - reached) / slope).clamp_min(0)
-        # The sums above carry rounding of the size of all kinks together; steps with the pixels' own sums remove it.
-        for _ in range(2):
-            moving = (size > s) & (size - limit < s)
-            excess = torch.minimum((size - s).clamp_min(0), limit).sum(1, keepdim=True) - eps[:, None]
-            s = (s + excess / moving.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
-        moved = torch.minimum((size - s).clamp_min(0), limit)
+        low, high = torch.zeros_like(eps), size.amax(1)
+        s, searching = low, ~inside
+        slack = 4 * torch.finfo(x0.dtype).eps * eps
+        for _ in range(_ROUNDS):
+            over = (size - s[:, None]).clamp_min(0)
+            excess = torch.minimum(over, limit).sum(1) - eps
+            moving = ((over > 0) & (over < limit)).sum(1)
+            searching = searching & (excess.abs() > slack)
+            low = torch.where(searching & (excess > 0), s, low)
+            high = torch.where(searching & (excess < 0), s, high)
+            new = s + excess / moving.clamp_min(1)
+            new = torch.where((moving > 0) & (new > low) & (new < high), new, (low + high) / 2)
+            searching = searching & (new != s) & (high > low)
+            if not searching.any():
+                break
+            s = torch.where(searching, new, s)
+        moved = torch.minimum((size - s[:, None]).clamp_min(0), limit)
         # Rounding can still leave the sum a few ulps above eps; scaling by that much keeps every pixel in the box.
         moved = moved * (eps / moved.sum(1).clamp_min(torch.finfo(x0.dtype).tiny)).clamp_max(1)[:, None]
         return torch.where(rows(inside, x0), boxed, step_within(x0, moved.view_as(delta), delta))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,8 +21,10 @@ Radius = float | Tensor
 class Threat(ABC):
     """The set S(x0) of images an adversary may turn x0 into: a norm ball around x0, cut with the pixel box [0, 1].
 
-    Images are (R, C, H, W) floats in [0, 1]. Every method works row by row: no row depends on its neighbours. Where a
-    method takes ``radius``, it stands in for ``eps``: one number, or one per row, (R,).
+    Images are (R, C, H, W) floats in [0, 1]. The points of a set are images, but for sets of transformations
+    (``parametric``): their points are parameters, (R, P, 1, 1), which `render` turns into images. Every method works row by
+    row: no row depends on its neighbours. Where a method takes ``radius``, it stands in for ``eps``: one number, or one per
+    row, (R,).
 
     Args:
         eps: the radius, as a number or as text (``"8/255"``).
@@ -30,10 +33,15 @@ class Threat(ABC):
         BadValue: ``eps`` is no number, is negative, or is larger than any two images can differ.
     """
 
+    unit: ClassVar[str] = ""
+    """The unit that a radius may be written with (see `holdfast.foundation.units.parse`)."""
+    parametric: ClassVar[bool] = False
+    """Whether points are parameters of a transformation: then no `distance` can be read off an image."""
+
     eps: float
 
     def __init__(self, eps: float | str) -> None:
-        value = units.parse(eps, name="eps")
+        value = units.parse(eps, name="eps", unit=self.unit)
         self._check(value)
         object.__setattr__(self, "eps", value)
 
@@ -52,6 +60,15 @@ class Threat(ABC):
     def resized(self, eps: float) -> Threat:
         """The same set with another radius."""
         return type(self)(eps)
+
+    def origin(self, x0: Tensor) -> Tensor:
+        """The point that stands for the clean images themselves: ``x0``, unless points are parameters."""
+        return x0
+
+    def render(self, x0: Tensor, x: Tensor) -> Tensor:
+        """The images (R, C, H, W) in [0, 1] that the points ``x`` of S(x0) stand for: ``x`` itself, unless points are
+        parameters. Differentiable in ``x``; `origin` gives ``x0`` to the last bit."""
+        return x
 
     @abstractmethod
     def project(self, x0: Tensor, x: Tensor, *, radius: Radius | None = None) -> Tensor:

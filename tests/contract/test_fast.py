@@ -1,0 +1,137 @@
+"""The plan fast, and the failures of other evaluations that it must not repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+from attack_contract import case
+
+import holdfast
+from holdfast import keys
+from holdfast.ascent.attack import Attack
+from holdfast.attacks.square import Square, _window
+from holdfast.audit.outlines import OUTLINES
+from holdfast.audit.plan import Plan, Stage, named
+from holdfast.foundation import registry
+from holdfast.foundation.errors import BadModel, BadValue
+from holdfast.threats.l1 import L1
+from holdfast.threats.l2 import L2
+from holdfast.threats.linf import Linf
+
+
+@pytest.mark.parametrize("threat", [Linf(0.05), L2(0.25), L1(1.0)], ids=lambda t: t.name)
+def test_every_verdict_is_borne_out_by_its_point(threat, tmp_path):
+    net, x, y = case("conv", count=40, dtype=torch.float32)
+    audit = holdfast.audit(net, (x, y), threat=threat, out=tmp_path / "run")
+    broken = audit.correct & ~audit.robust
+    assert broken.any() and audit.robust.any()
+    assert (net(audit.points).argmax(1) != y)[broken].all()
+    assert threat.distance(x, audit.points).max() <= threat.eps + 1e-6
+    entered = {stage.stage: stage.entered for stage in audit.summary.stages}
+    assert entered["sweep"] >= entered["targets"] >= entered["soft"] >= entered["soft-1"]
+    assert 0 < entered["square-check"] <= 16
+    spent = audit.forwards + audit.backwards
+    assert spent <= 500 * int(audit.robust.sum()) + 30 * len(x)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 8, 100])
+@pytest.mark.parametrize("plan", ["fast", "standard"])
+def test_any_number_of_classes(plan, classes):
+    """AutoAttack's own code fails with fewer than ten classes as soon as one sample stands."""
+    net, x, y = case("mlp", classes=classes, count=6, dtype=torch.float32)
+    chosen = named(plan, Linf(0.01))
+    if plan == "standard":  # shorter: what is tested are the targets
+        chosen = dataclasses.replace(chosen, stages=tuple(_short(stage) for stage in chosen.stages))
+    audit = holdfast.audit(net, (x, y), threat=Linf(0.01), plan=chosen)
+    assert audit.robust.any() and not audit.robust[~audit.correct].any()
+
+
+def _short(stage: Stage) -> Stage:
+    return dataclasses.replace(stage, attack=dataclasses.replace(stage.attack, steps=6))  # type: ignore[type-var]
+
+
+def test_as_strong_as_standard_on_a_small_net():
+    net, x, y = case("conv", count=30, dtype=torch.float32)
+    for threat in (Linf(0.05), L2(0.25)):
+        standard = named("standard", threat)
+        stages = tuple(
+            dataclasses.replace(stage, attack=dataclasses.replace(stage.attack, steps=600))  # type: ignore[type-var]
+            if isinstance(stage.attack, Square)
+            else stage
+            for stage in standard.stages
+        )
+        slow = holdfast.audit(net, (x, y), threat=threat, plan=dataclasses.replace(standard, stages=stages))
+        fast = holdfast.audit(net, (x, y), threat=threat)
+        assert int(fast.robust.sum()) <= int(slow.robust.sum())
+        assert (fast.forwards + fast.backwards) * 10 < slow.forwards + slow.backwards
+
+
+def test_an_audit_of_fast_by_standard_bounds_what_it_missed():
+    net, x, y = case("conv", count=16, dtype=torch.float32)
+    audit = holdfast.audit(net, (x, y), threat=Linf(0.01), audited=3)
+    checked = audit.summary.audited
+    assert checked is not None and (checked.count, checked.broken) == (3, 0)
+    assert 0 <= checked.low < audit.robust_accuracy
+    stages = {stage.stage: stage.entered for stage in audit.summary.stages}
+    assert stages["audit-apgd-ce"] == stages["audit-square"] == 3 and stages["square"] == 0
+
+
+def test_every_plan_can_be_made_for_every_set_that_it_names():
+    for name, outline in OUTLINES.items():
+        for threat in outline.threats:
+            made = named(name, registry.load("threat", threat)(1))
+            names = [stage.name for stage in made.stages]
+            assert len(set(names)) == len(names) and made.draws == outline.draws
+            assert len({info.name for info in (stage.info() for stage in made.stages)}) == len(names)
+        for threat in set(registry.names("threat")) - set(outline.threats):
+            with pytest.raises(BadValue, match="is not made for") as caught:
+                named(name, registry.load("threat", threat)(1))
+            assert threat in caught.value.hint
+
+
+def test_an_attack_that_fails_ends_the_audit():
+    """It must not count as a model that withstood."""
+
+    @dataclass(frozen=True)
+    class Failing(Attack):
+        threats = ("linf",)
+
+        @property
+        def objective(self):
+            return lambda logits, y, target: logits[:, 0]
+
+        def steps_on(self, threat):
+            return 1
+
+        def begin(self, model, rows):
+            raise BadModel("cannot search", hint="nothing")
+
+        def step(self, model, state):
+            return state
+
+    net, x, y = case("mlp", count=6, dtype=torch.float32)
+    with pytest.raises(BadModel, match="cannot search"):
+        holdfast.audit(net, (x, y), threat=Linf(0.1), plan=Plan("failing", "fails", (Stage("failing", Failing()),)))
+
+
+def test_squares_reach_every_pixel():
+    """In AutoAttack's code small squares never reach the last row and column."""
+    x = torch.zeros(4000, 1, 5, 7)
+    side = torch.ones(4000, dtype=torch.int64)
+    top, left = _window(keys.fold(keys.root(0), torch.arange(4000)), side, x)
+    assert sorted(set(top.tolist())) == list(range(5)) and sorted(set(left.tolist())) == list(range(7))
+
+
+def test_square_gives_up_only_when_its_gains_cannot_suffice():
+    net, x, y = case("conv", count=30, dtype=torch.float32)
+    threat = Linf(0.05)
+    whole = Square(steps=400)(net, x, y, threat=threat)
+    patient = Square(steps=400, patience=1.5)(net, x, y, threat=threat)
+    assert int(patient.forwards.sum()) < int(whole.forwards.sum())
+    assert not (patient.fooled & ~whole.fooled).any()  # the same draws: it can only stop sooner
+    assert int((whole.fooled & ~patient.fooled).sum()) <= 2
+    with pytest.raises(BadValue, match="patience"):
+        Square(patience=0)
