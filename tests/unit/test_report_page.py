@@ -242,3 +242,17 @@ def test_words():
     assert wording.count(1234567) == "1\u202f234\u202f567"
     assert wording.distance(0.0313726, levels=True) == "8/255"
     assert [wording.in_levels(radii) for radii in ((2 / 255, 8 / 255), (0.25, 8 / 255), (0.0,))] == [True, False, False]
+
+
+def test_stages_that_broke_nothing_stand_together():
+    from holdfast.report.tally import Loss, condensed
+
+    rows = [
+        Loss("clean", 0, 10, 10, 0),
+        Loss("a", 2, 8, 5, 5),
+        *(Loss(name, 0, 8, 3, 2) for name in "bcd"),
+        Loss("e", 1, 7, 1, 1),
+    ]
+    assert [row.stage for row in condensed(rows)] == ["clean", "a", "b to d", "e"]
+    assert condensed(rows)[2] == Loss("b to d", 0, 8, 9, 6)
+    assert condensed(rows[:4]) == tuple(rows[:4])

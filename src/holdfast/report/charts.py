@@ -18,7 +18,7 @@ import altair as alt
 from holdfast.records.schema import CLEAN
 from holdfast.report import wording
 from holdfast.report.read import Run
-from holdfast.report.tally import bins, losses
+from holdfast.report.tally import bins, condensed, losses
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
@@ -79,7 +79,7 @@ def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerCha
     """What each stage took away, from all images down to those that held. Its bars are shares of all images."""
     n = max(len(run.outcomes), 1)
     rows, before = [], n
-    for loss in losses(run):
+    for loss in condensed(losses(run)):
         name = "clean pass" if loss.stage == CLEAN else loss.stage
         spent = wording.count(loss.forwards + loss.backwards)
         text = f"{wording.count(loss.broken)} {'wrong' if loss.stage == CLEAN else 'broken'}, {spent} evaluations"

@@ -130,7 +130,7 @@ def _context(runs: list[Run]) -> dict[str, Any]:
 
 def _title(runs: list[Run]) -> str:
     if len(runs) == 1:
-        return f"How robust is {runs[0].summary.model}?"
+        return f"How robust is {runs[0].label}?"
     if len(runs) == 2:
         return f"How robust are {runs[0].label} and {runs[1].label}?"
     return f"How robust are these {len(runs)} models?"

@@ -77,6 +77,25 @@ def losses(run: Run) -> tuple[Loss, ...]:
     return tuple(found)
 
 
+def condensed(found: Sequence[Loss]) -> tuple[Loss, ...]:
+    """The same with three or more stages in a row that broke nothing as one: "ce-1 to dlr-2"."""
+    rows: list[list[Loss]] = []
+    for loss in found:
+        idle = loss.broken == 0 and loss.stage != CLEAN
+        if idle and rows and rows[-1][0].broken == 0 and rows[-1][0].stage != CLEAN:
+            rows[-1].append(loss)
+        else:
+            rows.append([loss])
+    together = []
+    for row in rows:
+        if len(row) < 3:
+            together += row
+            continue
+        spent = sum(loss.forwards for loss in row), sum(loss.backwards for loss in row)
+        together.append(Loss(f"{row[0].stage} to {row[-1].stage}", 0, row[-1].left, *spent))
+    return tuple(together)
+
+
 def bins(runs: Sequence[Run]) -> tuple[tuple[Bin, ...], ...]:
     """The margin histogram of every run over one scale. 0 is an edge; the outer bins hold what lies beyond them."""
     margins = [np.array([o.margin for o in run.outcomes if o.margin is not None], dtype=float) for run in runs]
