@@ -12,11 +12,17 @@ from attack_contract import case
 import holdfast
 from holdfast import keys
 from holdfast.ascent.attack import Attack
+from holdfast.attacks.apgd import APGD
+from holdfast.attacks.fmn import FMN
 from holdfast.attacks.square import Square, _window
 from holdfast.audit.outlines import OUTLINES
 from holdfast.audit.plan import Plan, Stage, named
+from holdfast.audit.verify import verify
+from holdfast.data.load import load as load_data
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadModel, BadValue
+from holdfast.models.load import load as load_model
+from holdfast.report.read import read
 from holdfast.threats.l1 import L1
 from holdfast.threats.l2 import L2
 from holdfast.threats.linf import Linf
@@ -135,3 +141,38 @@ def test_square_gives_up_only_when_its_gains_cannot_suffice():
     assert int((whole.fooled & ~patient.fooled).sum()) <= 2
     with pytest.raises(BadValue, match="patience"):
         Square(patience=0)
+
+
+def test_a_minimal_attack_answers_for_all_radii_at_once(tmp_path):
+    net, x, y = case("conv", count=30, dtype=torch.float32)
+    plan = named("distance", L2(0.6))
+    audit = holdfast.audit(net, (x, y), threat=L2(0.6), curve=[0.1, 0.2, 0.3, 0.45], plan=plan, out=tmp_path / "run")
+    summary = audit.summary
+    ran = {(stage.stage, stage.eps) for stage in summary.stages if stage.entered and stage.stage != "clean"}
+    assert {eps for _, eps in ran} == {0.6}
+    distance = L2(1).distance(x, audit.points)
+    for point in summary.curve:
+        stands = audit.correct & ((distance > point.eps) | audit.robust)
+        assert round(point.robust_accuracy.value * len(x)) == int(stands.sum())
+    values = [point.robust_accuracy.value for point in summary.curve]
+    assert len(set(values)) >= 3 and values == sorted(values, reverse=True)
+    source = load_data((x, y))
+    checked = verify(tmp_path / "run", load_model(net, shape=source.shape), source)
+    assert checked.good and checked.points == int((audit.correct & ~audit.robust).sum())
+    assert {stage.entered for stage in summary.stages if stage.eps == 0.6} == {int(audit.correct.sum())}
+    run = read(tmp_path / "run")
+    assert sum(outcome.held for outcome in run.outcomes) == int(audit.robust.sum())
+    assert summary.distances is not None and summary.distances.found == checked.points
+    again = holdfast.audit(net, (x, y), threat=L2(0.6), curve=[0.1, 0.2, 0.3, 0.45], plan=plan, out=tmp_path / "run")
+    assert again.summary == summary
+
+
+def test_budget_stages_at_smaller_radii_still_run_after_a_minimal_one():
+    """A sample that is only broken further out must not count as broken, nor be left alone, nearer."""
+    net, x, y = case("conv", count=30, dtype=torch.float32)
+    stages = (Stage("near", FMN(steps=5)), Stage("apgd", APGD(steps=20)))
+    audit = holdfast.audit(net, (x, y), threat=L2(0.5), curve=[0.2], plan=Plan("both", "both", stages))
+    alone = holdfast.audit(net, (x, y), threat=L2(0.2), plan=Plan("one", "one", (Stage("apgd", APGD(steps=20)),)))
+    assert audit.summary.curve[0].robust_accuracy.value <= alone.robust_accuracy
+    entered = {(stage.stage, stage.eps): stage.entered for stage in audit.summary.stages}
+    assert entered["apgd", 0.2] >= round(30 * alone.robust_accuracy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ from holdfast.audit.plan import Plan
 from holdfast.data.source import Source, unit_images
 from holdfast.foundation.stats import clopper_pearson, wilson
 from holdfast.records.files import write_atomic
-from holdfast.records.schema import CLEAN, Audited, CurvePoint, Finding, Rate, RunInfo, StageSummary, Summary
-from holdfast.records.store import FINAL_POINTS, GALLERY, POINTS, SUMMARY, Store, point_bytes, read_records, within
+from holdfast.records.schema import CLEAN, Audited, CurvePoint, Distances, Finding, Rate, RunInfo, StageSummary, Summary
+from holdfast.records.store import FINAL_POINTS, GALLERY, POINTS, SUMMARY, Store, point_bytes, reached, read_records
 
 PICTURES = 24
 """How many broken samples the gallery shows."""
@@ -69,9 +70,7 @@ def conclude(
             wrong += record.fooled
         elif record.fooled:
             assert record.point is not None
-            # A point may be nearer than the radius it was searched in: then it counts at every radius that allows it.
-            eps = next(radius for radius in radii if within(record.distance, radius) or radius == record.eps)
-            found = _Broken(record.distance, eps, record.point)
+            found = _Broken(record.distance, reached(record, radii), record.point)
             broken[record.id] = min(found, broken.get(record.id, found))
     standing = [total - wrong - sum(found.eps <= eps for found in broken.values()) for eps in radii]
     curve = tuple(CurvePoint(eps=eps, robust_accuracy=rate(k, total)) for eps, k in zip(radii, standing))
@@ -111,6 +110,7 @@ def conclude(
         warnings=tuple(finding for finding in told if finding.level == "warning"),
         notes=tuple(finding for finding in late if finding.level == "note"),
         audited=_audited(past, at[info.eps]),
+        distances=_distances(plan, [found.distance for found in broken.values()], total - wrong),
     )
     _write_points(folder, info, dict(sorted(broken.items())))
     _write_gallery(folder, info, source, broken)
@@ -123,6 +123,17 @@ def rate(successes: int, n: int) -> Rate:
     """A share with its 95 % Wilson interval."""
     interval = wilson(successes, n)
     return Rate(value=interval.value, n=interval.n, low=interval.low, high=interval.high)
+
+
+def _distances(plan: Plan, found: list[float], n: int) -> Distances | None:
+    """The distribution of the distances, if the plan looked for the smallest."""
+    if not any(stage.attack.goal == "minimal" for stage in plan.stages):
+        return None
+    ranked = sorted(found)
+    shares = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    places = [(share, math.ceil(share * n) - 1) for share in shares]
+    quantiles = tuple((share, ranked[place]) for share, place in places if 0 <= place < len(ranked))
+    return Distances(n=n, found=len(ranked), quantiles=quantiles)
 
 
 def _audited(past: Past, robust: Rate) -> Audited | None:
@@ -143,7 +154,8 @@ def _audited(past: Past, robust: Rate) -> Audited | None:
 def _doubts(info: RunInfo, stages: Sequence[StageSummary]) -> tuple[Finding, ...]:
     """What the run's own numbers say against them."""
     found = []
-    late = [stage for stage in stages if stage.entered and stage.stage != CLEAN][-1:]
+    again = {stage.name for stage in info.stages if stage.entry.get("rule") == "whole"}  # it breaks anew what is broken
+    late = [stage for stage in stages if stage.entered and stage.stage not in {CLEAN, *again}][-1:]
     stands = late and late[0].broken < late[0].entered
     if len(info.stages) > 1 and stands and late[0].broken > max(2, 0.05 * late[0].entered):
         found.append(

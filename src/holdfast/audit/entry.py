@@ -78,6 +78,17 @@ class Everyone:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Everyone, fallen or not: for minimal attacks, which may find a nearer point than the one before."""
+
+    def __call__(self, past: Past) -> np.ndarray:
+        return np.ones(len(past.ids), dtype=bool)
+
+    def typical(self, n: int) -> float:
+        return n
+
+
+@dataclass(frozen=True)
 class Near:
     """Those that another search of this kind can be hoped to reach.
 

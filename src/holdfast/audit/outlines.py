@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.audit.entry import Drawn, Entry, Escalated, Everyone, IfBroken, Near, Same, Sampled
+from holdfast.audit.entry import Drawn, Entry, Escalated, Everyone, IfBroken, Near, Same, Sampled, Whole
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,25 @@ OUTLINES: dict[str, Outline] = {
                 _FAB_T,
             ),
             threats=("linf", "l2"),
+        ),
+        Outline(
+            "distance",
+            "How near the nearest misclassified point is that is found, up to eps: minimal attacks, one run for all radii.",
+            (Part("fmn", "fmn", {"steps": 200}, {}, Whole()), Part("deep-fool", "deep_fool", {}, {}, Whole())),
+            threats=("linf", "l2", "l1", "l0"),
+            on={
+                "l2": (
+                    Part("fmn", "fmn", {"steps": 200}, {}, Whole()),
+                    Part("ddn", "ddn", {"steps": 200}, {}, Whole()),
+                    Part("lbfgs", "lbfgs", {}, {}, Whole()),
+                    Part("cw", "cw", {}, {}, Whole()),
+                ),
+                "l1": (Part("fmn", "fmn", {"steps": 200}, {}, Whole()), Part("ead", "ead", {}, {}, Whole())),
+                "l0": (
+                    Part("fmn", "fmn", {"steps": 200}, {}, Whole()),
+                    Part("sparse-fool", "sparse_fool", {}, {}, Whole()),
+                ),
+            },
         ),
         Outline(
             "rand",

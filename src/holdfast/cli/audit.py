@@ -139,5 +139,8 @@ def show_summary(console: Console, summary: Summary, page: Path) -> None:
             f"accuracy on these images is at least {100 * checked.low:.1f} % (95 % confidence)",
             markup=False,
         )
+    if summary.distances is not None and summary.distances.quantiles:
+        far = ", ".join(f"{100 * share:.0f} % within {distance:.4g}" for share, distance in summary.distances.quantiles)
+        console.print(f"distance to the nearest misclassified point found: {far}", markup=False)
     show_findings(console, summary.warnings + summary.notes)
     console.print(f"report: {page}", markup=False)

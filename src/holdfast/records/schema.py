@@ -169,6 +169,18 @@ class Audited(Frozen):
     low: float
 
 
+class Distances(Frozen):
+    """How far the nearest points lie that broke samples, in the threat's norm, of a run with minimal attacks.
+
+    ``found``: correctly classified samples with such a point within the largest radius, of ``n``. ``quantiles``: (share of
+    the n, distance) pairs, a share that was not reached left out.
+    """
+
+    n: int
+    found: int
+    quantiles: tuple[tuple[float, float], ...]
+
+
 class Summary(Frozen):
     """The headline numbers of a finished run: ``summary.json``.
 
@@ -198,3 +210,4 @@ class Summary(Frozen):
     warnings: tuple[Finding, ...]
     notes: tuple[Finding, ...] = ()
     audited: Audited | None = None
+    distances: Distances | None = None

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -152,6 +152,14 @@ class Store:
 def within(distance: float, eps: float) -> bool:
     """Whether a point lies inside the radius, but for the rounding of float32."""
     return distance <= eps * (1 + TOLERANCE) + TOLERANCE
+
+
+def reached(record: Record, radii: Sequence[float]) -> float:
+    """The smallest radius of a run, of ``radii`` ascending, at which a fooled record counts.
+
+    A point may lie nearer than the radius that it was searched in: then it counts at every radius that allows it.
+    """
+    return next(radius for radius in radii if within(record.distance, radius) or radius >= record.eps)
 
 
 def _write(file: FileIO, data: bytes) -> None:

@@ -7,7 +7,7 @@ hundred thousand lines, and a page needs none of them twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,7 +74,8 @@ def read(folder: Path) -> Run:
         raise BadFile(f"there is no run folder {folder}", hint="give the folder that holdfast audit wrote with --out")
     info, summary = store.read_info(folder), store.read_summary(folder)
     # A record of one search inside a stage is for resuming, not for counting.
-    outcomes = _fold((record for record in store.read_records(folder) if record.final), headline=summary.eps)
+    final = (record for record in store.read_records(folder) if record.final)
+    outcomes = _fold(final, headline=summary.eps, radii=sorted(info.curve))
     _agree(folder, info, summary, outcomes)
     gallery = _gallery(folder / store.GALLERY, known={outcome.id for outcome in outcomes})
     return Run(summary.name, info, summary, outcomes, gallery)
@@ -95,17 +96,18 @@ def told_apart(runs: list[Run]) -> list[Run]:
     return apart
 
 
-def _fold(records: Iterable[Record], *, headline: float) -> tuple[Outcome, ...]:
+def _fold(records: Iterable[Record], *, headline: float, radii: Sequence[float]) -> tuple[Outcome, ...]:
     found: dict[int, Outcome] = {}
     for record in records:
         outcome = found.get(record.id, Outcome(record.id, record.label))
-        inside = record.eps <= headline + _TOLERANCE
-        if record.fooled and (outcome.eps is None or record.eps < outcome.eps):
+        eps = store.reached(record, radii) if record.fooled and record.stage != CLEAN else record.eps
+        inside = eps <= headline + _TOLERANCE
+        if record.fooled and (outcome.eps is None or (eps, record.distance) < (outcome.eps, outcome.distance or 0.0)):
             outcome = replace(
                 outcome,
                 right=outcome.right and record.stage != CLEAN,
                 held=outcome.held and not inside,
-                eps=record.eps,
+                eps=eps,
                 stage=record.stage,
                 predicted=record.predicted,
                 distance=record.distance,
