@@ -40,7 +40,8 @@ def test_every_verdict_is_borne_out_by_its_point(threat, tmp_path):
     assert entered["sweep"] >= entered["targets"] >= entered["soft"] >= entered["soft-1"]
     assert 0 < entered["square-check"] <= 16
     spent = audit.forwards + audit.backwards
-    assert spent <= 500 * int(audit.robust.sum()) + 30 * len(x)
+    longer = 3 if threat.name == "l1" else 1
+    assert spent <= longer * (500 * int(audit.robust.sum()) + 30 * len(x))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 8, 100])

@@ -33,7 +33,7 @@ IMAGES = 16
 
 STEPS = 12
 CURVED, DISHONEST = 0.25, 0.05
-"""Shares of the predicted change of the loss that comes true; honest nets have 0.39 to 0.83 (measured on ten of them)."""
+"""Shares of the predicted change of the loss that comes true; honest nets have 0.39 to 0.83 (measured on seven)."""
 
 
 class Probed(NamedTuple):
