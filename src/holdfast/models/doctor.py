@@ -227,7 +227,7 @@ def randomised(evidence: Evidence) -> list[Finding]:
         return []
     saw = f"two evaluations differ on {share:.0%} of the images"
     means = "one gradient is not the gradient of the model: a plain attack overestimates its robustness"
-    return [_warning("randomised", saw, means, "attack its expectation: use EOT")]
+    return [_warning("randomised", saw, means, "attack its expectation: the plan rand does (EOT)")]
 
 
 def batch_dependence(evidence: Evidence) -> list[Finding]:
