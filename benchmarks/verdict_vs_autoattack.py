@@ -108,9 +108,8 @@ def packaged(question: Question) -> Answer:
     norm = {"linf": "Linf", "l2": "L2"}[question.threat.name]
 
     def points() -> Tensor:
-        attack = AutoAttack(question.net, norm=norm, eps=question.threat.eps, seed=0, device="cpu", verbose=False)
-        found = attack.run_standard_evaluation(question.x, question.y, bs=250)
-        return found[0] if isinstance(found, tuple) else found
+        attack = AutoAttack(question.net, norm=norm, eps=question.threat.eps, seed=0)
+        return attack.run_standard_evaluation(question.x, question.y)[0]
 
     return answered("pyautoattack", question, points)
 
