@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast.ascent import starts
+from holdfast.ascent.momentum import check_decay
 from holdfast.ascent.steepest import Steepest, SteepestAttack
 from holdfast.attacks.options import at_least_one, step_size
-from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import register
 from holdfast.threats.threat import Threat
 
@@ -36,8 +36,7 @@ class MIM(SteepestAttack):
     def __post_init__(self) -> None:
         at_least_one("steps", self.steps)
         step_size(self.step_size, 0)
-        if not self.decay >= 0:
-            raise BadValue(f"decay is {self.decay!r}; it must not be negative", hint="the paper uses decay=1.0")
+        check_decay(self.decay)
 
     def rule(self, threat: Threat) -> Steepest:
         size = step_size(self.step_size, threat.stride(self.steps))

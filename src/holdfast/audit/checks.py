@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from holdfast import keys, losses
+from holdfast import losses
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.gradient import evaluate
 from holdfast.ascent.meter import Classifier, Meter
@@ -88,9 +88,19 @@ def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat) -> Probed:
     return Probed(tuple(found), meter.forwards, meter.backwards)
 
 
+def _rows(x: Tensor, y: Tensor, threat: Threat) -> Rows:
+    """Untargeted searches that draw nothing."""
+    return Rows(x, y, torch.full_like(y, -1), torch.zeros_like(y), threat)
+
+
+def _size(threat: Threat, step: int, steps: int) -> float:
+    """The length of a step: half a cosine from the whole radius to nothing."""
+    return threat.stride(1) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
 def _climb(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> Climbed:
     """Steepest ascent of the margin from the clean image, cosine steps that begin with the radius."""
-    rows = Rows(x, y, torch.full_like(y, -1), keys.fold(keys.root(0, device=x.device), y), threat)
+    rows = _rows(x, y, threat)
     values, shares, still = [], [], []
     at, last, before = x, x, None
     for step in range(STEPS + 1):
@@ -101,9 +111,8 @@ def _climb(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> Climbed:
             predicted = (before.grad * (at - last)).flatten(1).sum(1)
             moved = predicted > 0
             shares.append(((seen.value - before.value) / predicted)[moved])
-        size = threat.stride(1) * (1 + math.cos(math.pi * step / STEPS)) / 2
         last, before = at, seen
-        at = threat.project(x, at + size * threat.steepest(seen.grad))
+        at = threat.project(x, at + _size(threat, step, STEPS) * threat.steepest(seen.grad))
     known = torch.cat(shares)
     honesty = float(known.median()) if len(known) else 1.0
     return Climbed(torch.stack(values), honesty, float(torch.stack(still).double().mean()))
@@ -111,7 +120,7 @@ def _climb(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> Climbed:
 
 def _single_step(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     """The margin loss after one full step along the gradient of the cross-entropy, (n,): FGSM."""
-    rows = Rows(x, y, torch.full_like(y, -1), keys.fold(keys.root(0, device=x.device), y), threat)
+    rows = _rows(x, y, threat)
     grad = evaluate(model, losses.scaled_ce, State.at(rows, x)).grad
     with torch.no_grad():
         return losses.margin(model(threat.project(x, x + threat.stride(1) * threat.steepest(grad))), y, rows.target)
@@ -191,13 +200,10 @@ def _unbounded(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> list[Findi
     left = torch.arange(len(x), device=x.device)
     at, steps = x, 20
     for step in range(steps + 1):
-        rows = Rows(
-            x[left], y[left], torch.full_like(y[left], -1), keys.fold(keys.root(0, device=x.device), left), wide
-        )
+        rows = _rows(x[left], y[left], wide)
         seen = evaluate(model, losses.margin, State.at(rows, at))
         stands = seen.value <= 0
-        size = wide.stride(1) * (1 + math.cos(math.pi * step / steps)) / 2
-        at = wide.project(rows.x0, at + size * wide.steepest(seen.grad))[stands]
+        at = wide.project(rows.x0, at + _size(wide, step, steps) * wide.steepest(seen.grad))[stands]
         left = left[stands]
         if not len(left):
             return []

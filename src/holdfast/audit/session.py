@@ -103,7 +103,7 @@ class Session:
         """The clean pass: one forward per sample, of the classifier itself."""
         known = self.store.judged(CLEAN, 0.0)
         ids = np.array([i for i in self.source.ids.tolist() if i not in known], dtype=np.int64)
-        self._report(CLEAN, 0.0, len(known), len(self.source))
+        self._report(CLEAN, 0.0, len(known), len(self.source), len(self.store.broken))
         for start in range(0, len(ids), self.slots):
             part = ids[start : start + self.slots]
             x, y = tensors(self.source, part, dtype=self.model.dtype, device=self.model.device)
@@ -134,7 +134,7 @@ class Session:
                     ranking=tuple(ranks),
                 )
                 self.store.append(record)
-            self._report(CLEAN, 0.0, len(known) + start + len(part), len(self.source))
+            self._report(CLEAN, 0.0, len(known) + start + len(part), len(self.source), len(self.store.broken))
 
     def stage(self, stage: Stage, threat: Threat) -> None:
         """One stage at one radius, on the samples that nothing has broken yet and that its rule lets in.
@@ -151,7 +151,8 @@ class Session:
         ids = past.ids[stage.entry(past)]
         ids = ids[~np.isin(ids, list(judged))]
         entered = len(ids) + len(judged)
-        self._report(stage.name, eps, len(judged), entered)
+        broken = self.store.broken_within(eps)
+        self._report(stage.name, eps, len(judged), entered, len(broken))
         if not len(ids):
             return
         ranks = torch.tensor([self.store.ranking[i] for i in ids.tolist()], dtype=torch.int64).view(len(ids), -1)
@@ -177,7 +178,9 @@ class Session:
             if final:
                 done += 1
                 charged += event.forwards + event.backwards
-                self._report(stage.name, eps, done, entered)
+                if event.fooled:
+                    broken.add(int(ids[event.position]))
+                self._report(stage.name, eps, done, entered, len(broken))
         self.discarded += max(0, self._made() - made - charged)
 
     def past(self, stage: Stage | None, eps: float) -> Past:
@@ -233,10 +236,10 @@ class Session:
     def _made(self) -> int:
         return self.original.forwards + sum(meter.forwards + meter.backwards for meter in self._searched.values())
 
-    def _report(self, stage: str, eps: float, done: int, total: int) -> None:
+    def _report(self, stage: str, eps: float, done: int, total: int, broken: int) -> None:
         if self.watch is None:
             return
-        seconds, standing = time.monotonic() - self.began, len(self.source) - len(self.store.broken_within(eps))
+        seconds, standing = time.monotonic() - self.began, len(self.source) - broken
         eta = self._most_left(stage, eps, total - done, standing) * seconds / self._made() if self._made() else None
         self.watch(Progress(stage, eps, done, total, standing, len(self.source), seconds, eta))
 
