@@ -7,7 +7,7 @@ from pathlib import Path
 SRC = Path(__file__).parents[2] / "src" / "holdfast"
 FLOORS = [
     {"foundation"},
-    {"threats", "losses", "keys", "ascent"},
+    {"threats", "losses", "keys", "ascent", "imaging"},
     {"attacks", "corruptions", "perturbations", "defences", "objectives", "probes", "nets"},
     {"models", "data", "records"},
     {"audit", "training"},

@@ -25,8 +25,9 @@ KINDS = {
     "objective": "objectives",
     "net": "nets",
     "data": "data",
+    "corruption": "corruptions",
 }
-"""Kind -> the folder of ``holdfast`` that holds it. A later room (corruptions, defences, ...) is one more line."""
+"""Kind -> the folder of ``holdfast`` that holds it. A later room (perturbations, defences, ...) is one more line."""
 
 T = TypeVar("T")
 
