@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import holdfast
+from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.pgd import PGD
 from holdfast.audit import checks
 from holdfast.data.load import load as load_data
@@ -111,6 +112,20 @@ def test_every_specimen_is_flagged(name, nets, images):
     assert told(make(nets["robust"]), (images[0][:count], images[1][:count])) & set(wanted.split("|"))
 
 
+def test_a_net_after_catastrophic_overfitting_is_flagged(images):
+    """Trained by FGSM from the clean image: a single step hardly fools it, small steps fool it altogether."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = SmallCNN(width=16)
+    recipe = Recipe(Adversarial(FGSM()), Linf(0.3), epochs=20, lr=5e-3, shift=0)
+    fit(net, load_data("digits:train"), recipe)
+    found = holdfast.audit(net.eval(), images, threat=Linf(0.3), plan="sweep")
+    assert "single steps mislead" in {warning.check for warning in found.warnings}
+    assert found.robust_accuracy < 0.1
+    single = FGSM()(net, *images, threat=Linf(0.3))
+    assert found.robust_accuracy < float((~single.fooled).double().mean()) - 0.4
+
+
 def test_a_randomised_model_is_refused_and_sent_to_rand(nets, images):
     noisy = Before(nets["robust"], lambda x: x + 0.1 * torch.randn_like(x))
     with pytest.raises(BadModel, match="randomised") as caught:
@@ -155,6 +170,30 @@ def test_single_steps_mislead():
         finding.check for finding in checks.probe(Bent(), x, torch.zeros(8, dtype=torch.int64), Linf(0.1)).findings
     }
     assert "single steps mislead" in found
+
+
+def test_one_step_beats_many():
+    """A backward pass that points uphill near the image alone: a full step arrives, later ones turn back."""
+
+    class Masked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return torch.where((x - 0.5).abs() > 0.05, -grad, grad)
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            at = Masked.apply(x).flatten(1).mean(1) - 0.5
+            return torch.stack([torch.full_like(at, 0.08), at], 1)
+
+    x = torch.full((8, 1, 4, 4), 0.5)
+    found = {finding.check for finding in checks.probe(Net(), x, torch.zeros(8, dtype=torch.int64), Linf(0.1)).findings}
+    assert "one step beats many" in found
 
 
 def test_layers_without_a_derivative_are_named(nets, images):

@@ -85,7 +85,7 @@ def _fast(longer: int) -> tuple[Part, ...]:
         Part("soft", "apgd", {"steps": 12 * longer, "loss": "margin", "radii": _SHRINKING}, _SOFT),
         *_round(1, longer),
         *_round(2, longer),
-        Part("square-check", "square", {"steps": 150}, {}, Sampled(share=0.1, least=16, most=64)),
+        Part("square-check", "square", {"steps": 150}, {}, Sampled(share=0.1, least=12, most=64)),
         Part("square-near", "square", {"steps": 5000, "patience": 1.5}, {}, Escalated("square-check")),
     )
 
