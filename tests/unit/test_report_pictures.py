@@ -40,6 +40,19 @@ def test_the_difference_is_amplified_around_grey():
     assert pictures.amplification(clean, clean) == 1
 
 
+def test_every_distance_is_a_step_of_the_curve(tmp_path):
+    write_run(tmp_path / "a", n=50, gallery=None)
+    run = read(tmp_path / "a")
+    steps = charts.standing(run)
+    assert steps[0] == (0.0, run.summary.clean_accuracy.value) and steps[-1][0] == max(run.info.curve)
+    for eps, rate in charts.points(run)[1:]:
+        assert [share for distance, share in steps if distance <= eps][-1] == pytest.approx(rate.value)
+    write_run(tmp_path / "b", n=3000, gallery=None)
+    assert 300 < len(charts.standing(read(tmp_path / "b"))) < 420
+    with Image.open(charts.save_png(charts.distances([run], width=700), tmp_path / "distances.png")) as image:
+        assert image.width > 1300
+
+
 def test_a_chart_is_also_a_png(tmp_path):
     write_run(tmp_path / "a", n=40)
     write_run(tmp_path / "b", n=40)

@@ -56,7 +56,7 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
     train, test = load_data("digits:train"), load_data("digits")
     if not quiet:
         progress.print(f"handwritten digits: {len(train):,} images to learn from, {len(test):,} to be tested on")
-    plan = plans.named("quick", threat)
+    plan = plans.named("fast", threat)
     summaries = {}
     for name, recipe in recipes.items():
         weights = out / f"{name}.safetensors"

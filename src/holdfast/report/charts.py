@@ -68,6 +68,41 @@ def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     )
 
 
+def distances(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
+    """The share of images whose nearest misclassified point found lies further away than that, a step for each image.
+
+    The runs must share a threat and come from plans with minimal attacks.
+    """
+    levels = wording.in_levels(tuple(run.summary.eps for run in runs))
+    scale = 255 if levels else 1
+    rows = [
+        {"run": run.label, "distance": round(distance * scale, 6), "value": share}
+        for run in runs
+        for distance, share in standing(run)
+    ]
+    names = [run.label for run in runs]
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=width - 80) if len(runs) > 1 else None
+    colour = alt.Color("run:N").scale(domain=names, range=_cycle(COLOURS, len(names))).legend(legend)
+    title = "distance to the nearest misclassified point found" + (", in units of 1/255" if levels else "")
+    x = alt.X("distance:Q").title(title).axis(grid=False, tickCount=8, format="~g").scale(nice=False)
+    y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=_PERCENT, tickCount=5)
+    line = alt.Chart(_table(rows)).mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=colour)
+    return _styled(alt.layer(line).properties(width=width - 60, height=260 if width > 400 else 200))
+
+
+def standing(run: Run) -> list[tuple[float, float]]:
+    """(distance, share of all images further away), from the clean accuracy at 0 to the largest radius of the run.
+
+    Of many images every so many steps are left out, so that about 400 remain.
+    """
+    n = len(run.outcomes)
+    found = sorted(outcome.distance for outcome in run.outcomes if outcome.eps is not None)
+    steps = [(distance, 1 - (place + 1) / n) for place, distance in enumerate(found) if distance > 0]
+    thinned = steps[:: -(-len(steps) // 400) or 1] + steps[-1:]
+    last = thinned[-1][1] if thinned else run.summary.clean_accuracy.value
+    return [(0.0, run.summary.clean_accuracy.value), *thinned, (max(run.info.curve), last)]
+
+
 def points(run: Run) -> list[tuple[float, Any]]:
     """(eps, rate) of the curve, from the clean accuracy at 0 on."""
     found = {point.eps: point.robust_accuracy for point in run.summary.curve}

@@ -118,6 +118,10 @@ def _context(runs: list[Run]) -> dict[str, Any]:
         "pairs": [found for found in pairs if found],
         "unpaired": [run.label for run, found in zip(runs[1:], pairs) if not found],
         "curves": [_curve(group) for group in _grouped(runs, lambda run: run.summary.threat)],
+        "distances": [
+            _distances(group)
+            for group in _grouped((run for run in runs if run.summary.distances), lambda run: run.summary.threat)
+        ],
         "waterfalls": [_waterfall(run, place, len(runs)) for place, run in enumerate(runs)],
         "margins": _margins(runs),
         "unmeasured": [(run, sum(o.margin is None for o in run.outcomes)) for run in runs],
@@ -161,6 +165,16 @@ def _curve(group: list[Run]) -> tuple[list[Run], Figure]:
         for run in group
     )
     return group, _figure(lambda width: charts.curve(group, width=width), f"Robust accuracy against eps. {told}.")
+
+
+def _distances(group: list[Run]) -> Figure:
+    told = "; ".join(
+        f"{run.label}: "
+        + ", ".join(f"{wording.percent(share)} within {far:.4g}" for share, far in run.summary.distances.quantiles)
+        for run in group
+        if run.summary.distances
+    )
+    return _figure(lambda width: charts.distances(group, width=width), f"Distances of the nearest points found. {told}.")
 
 
 def _waterfall(run: Run, place: int, num: int) -> tuple[Run, Figure]:
