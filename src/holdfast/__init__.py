@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from holdfast.ascent.backward import Backward as Backward
     from holdfast.audit.api import Audit as Audit
     from holdfast.audit.api import audit as audit
+    from holdfast.audit.corrupted.api import CorruptionAudit as CorruptionAudit
+    from holdfast.audit.corrupted.api import audit_corruptions as audit_corruptions
+    from holdfast.audit.perturbed.api import audit_perturbations as audit_perturbations
     from holdfast.audit.plan import Plan as Plan
     from holdfast.audit.plan import Stage as Stage
     from holdfast.foundation.errors import HoldfastError as HoldfastError
@@ -30,6 +33,7 @@ _PUBLIC = {
     "Attack": "holdfast.ascent.attack",
     "Audit": "holdfast.audit.api",
     "Backward": "holdfast.ascent.backward",
+    "CorruptionAudit": "holdfast.audit.corrupted.api",
     "HoldfastError": "holdfast.foundation.errors",
     "L0": "holdfast.threats.l0",
     "L1": "holdfast.threats.l1",
@@ -41,10 +45,13 @@ _PUBLIC = {
     "Spatial": "holdfast.threats.spatial",
     "Stage": "holdfast.audit.plan",
     "Threat": "holdfast.threats.threat",
+    "audit_corruptions": "holdfast.audit.corrupted.api",
+    "audit_perturbations": "holdfast.audit.perturbed.api",
 }
 
-__all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "HoldfastError", "Linf", "Patch", "Perturbed", "Plan"]
-__all__ += ["Spatial", "Stage", "Threat", "__version__", "attacks", "audit"]
+__all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "CorruptionAudit", "HoldfastError", "Linf", "Patch"]
+__all__ += ["Perturbed", "Plan", "Spatial", "Stage", "Threat", "__version__", "attacks", "audit", "audit_corruptions"]
+__all__ += ["audit_perturbations"]
 
 
 def __getattr__(name: str) -> Any:

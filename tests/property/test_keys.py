@@ -44,6 +44,12 @@ def test_pinned_values():
     torch.testing.assert_close(
         keys.normal(key, (2,), dtype=torch.float64), torch.tensor(normal, dtype=torch.float64), rtol=1e-9, atol=1e-12
     )
+    pairs = [
+        [-0.6732645630836487, -0.08108829706907272, 1.014214038848877],
+        [0.7663538455963135, -0.5380793809890747, -0.6443287134170532],
+        [-0.5502318739891052, -0.8926876783370972, -0.7469522356987],
+    ]
+    torch.testing.assert_close(keys.box_muller(key, (3,)), torch.tensor(pairs), rtol=1e-5, atol=1e-6)
 
 
 def test_the_mixer_is_splitmix64():
@@ -58,7 +64,7 @@ def test_the_mixer_is_splitmix64():
 def test_a_row_depends_on_its_key_only(values, height, width):
     key = torch.tensor(values)
     shape = (height, width)
-    for draw in (keys.uniform, keys.normal, lambda k, s: keys.integers(k, s, 1000)):
+    for draw in (keys.uniform, keys.normal, keys.box_muller, lambda k, s: keys.integers(k, s, 1000)):
         together = draw(key, shape)
         assert together.shape == (len(values), *shape)
         assert torch.equal(together.flip(0), draw(key.flip(0), shape))
@@ -84,7 +90,8 @@ def test_shapes_without_entries():
     none = torch.zeros(0, dtype=torch.int64)
     assert keys.uniform(none, (3, 2)).shape == (0, 3, 2)
     assert keys.normal(none, (3, 2)).shape == (0, 3, 2)
-    assert keys.uniform(row_keys(4), ()).shape == (4,)
+    assert keys.box_muller(none, (3, 2)).shape == (0, 3, 2)
+    assert keys.uniform(row_keys(4), ()).shape == keys.box_muller(row_keys(4), ()).shape == (4,)
     assert keys.uniform(row_keys(4), (0,)).shape == (4, 0)
 
 
@@ -121,6 +128,42 @@ def test_normal_draws_are_normal(seed):
     # Neighbouring keys and neighbouring places are uncorrelated.
     for a, b in ((x[:-1], x[1:]), (x[:, :-1], x[:, 1:])):
         assert abs(float((a * b).mean())) < 4 / a.numel() ** 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_pairs_of_normal_draws_are_normal_and_independent(seed):
+    x = keys.box_muller(row_keys(256, seed), (2048,)).double()
+    flat, half = x.flatten(), 1024
+    assert stats.kstest(flat.numpy(), "norm").pvalue > 1e-4
+    n = len(flat)
+    assert abs(float(flat.mean())) < 4 / n**0.5
+    assert abs(float(flat.var()) - 1) < 4 * (2 / n) ** 0.5
+    assert abs(float((flat**3).mean())) < 4 * (15 / n) ** 0.5
+    assert abs(float((flat**4).mean()) - 3) < 4 * (96 / n) ** 0.5
+    for bound in (2.0, 3.0, 4.0):
+        for tail in (flat > bound, flat < -bound):
+            expected = n * stats.norm.sf(bound)
+            assert abs(float(tail.sum()) - expected) < 4 * expected**0.5 + 1
+    # Neighbouring keys, neighbouring places and the two of a pair: neither the draws nor their squares are correlated.
+    for a, b in ((x[:-1], x[1:]), (x[:, :-1], x[:, 1:]), (x[:, :half], x[:, half:])):
+        assert abs(float((a * b).mean())) < 4 / a.numel() ** 0.5
+        assert abs(float(((a**2 - 1) * (b**2 - 1)).mean())) < 4 * 2 / a.numel() ** 0.5
+    other = keys.normal(row_keys(256, seed), (2048,)).double()
+    assert abs(float((x * other).mean())) < 4 / n**0.5
+
+
+def test_draws_larger_than_a_cacheful_are_the_same():
+    """Draws are made a block at a time; the blocks' bounds depend on the threads, and are not to be seen."""
+    key, size = row_keys(2), (3 << 16) + 5
+    threads = torch.get_num_threads()
+    drawn = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        drawn.append((keys.uniform(key, (size,)), keys.box_muller(key, (size,))))
+    torch.set_num_threads(threads)
+    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
+    definition = keys._mix(keys._mix(key[1]) + torch.arange(1, size + 1) * keys._GOLDEN)
+    assert torch.equal((drawn[0][0][1] * 2**24).long(), keys._shift(definition, 40))
 
 
 @pytest.mark.parametrize("high", [1, 2, 7, 1000])

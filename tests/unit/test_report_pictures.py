@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from report_fixture import write_run
 
 from holdfast.report import charts, pictures
-from holdfast.report.read import read, told_apart
+from holdfast.report.read import read
 
 
 def decode(uri: str) -> Image.Image:
@@ -56,7 +57,7 @@ def test_every_distance_is_a_step_of_the_curve(tmp_path):
 def test_a_chart_is_also_a_png(tmp_path):
     write_run(tmp_path / "a", n=40)
     write_run(tmp_path / "b", n=40)
-    runs = told_apart([read(tmp_path / "a"), read(tmp_path / "b")])
+    runs = [read(tmp_path / "a"), replace(read(tmp_path / "b"), label="b")]
     drawn = charts.curve(runs, width=700), charts.waterfall(runs[0], width=700), charts.margins(runs, width=700)
     for place, chart in enumerate(drawn):
         path = charts.save_png(chart, tmp_path / f"{place}.png")

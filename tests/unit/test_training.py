@@ -148,6 +148,7 @@ def test_weights_are_kept_while_the_recipe_is_the_same(tmp_path: Path) -> None:
     with safe_open(path, "pt") as file:
         said = file.metadata()
     assert (said["net"], said["objective"], said["threat"]) == ("small_cnn", "Standard", '{"name": "linf", "eps": 0.1}')
+    assert said["operations"] == '["translate"]'
     assert trained("small_cnn", source, short, path).startswith("already trained") and path.read_bytes() == held
     assert trained("small_cnn", source, dataclasses.replace(short, seed=1), path).startswith("trained in")
     assert not torch.equal(load_file(path)["head.1.weight"], tensors["head.1.weight"])

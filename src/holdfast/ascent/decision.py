@@ -14,7 +14,7 @@ from torch import Tensor
 from holdfast import keys, losses
 from holdfast.ascent.attack import Attack
 from holdfast.ascent.meter import Classifier
-from holdfast.ascent.state import Rows, State, join, observe_nearest, take
+from holdfast.ascent.state import Rows, State, observe_nearest, take
 from holdfast.losses import Loss
 from holdfast.threats.threat import Threat
 from holdfast.threats.threat import rows as per_row
@@ -70,14 +70,24 @@ class Walk(State):
 
 
 def apart(state: S, group: Tensor, ways: Sequence[Callable[[S], S]]) -> S:
-    """The rows of group i, (R,) int64, after ``ways[i]``; the order of the rows stays."""
-    parts, places = [], []
+    """The rows of group i, (R,) int64, after ``ways[i]``; the order of the rows stays, and what they started from."""
+    parts = []
     for number, way in enumerate(ways):
         index = (group == number).nonzero()[:, 0]
+        if len(index) == len(state):
+            return way(state)
         if len(index):
-            parts.append(way(state if len(index) == len(state) else take(state, index)))
-            places.append(index)
-    return parts[0] if len(parts) == 1 else take(join(*parts), torch.cat(places).argsort())
+            before = take(state, index)
+            parts.append((index, before, way(before)))
+    # Only what a way has changed is written back: most of it stays, and the images are large.
+    changed: dict[str, Tensor] = {}
+    for index, before, after in parts:
+        for name, value in vars(after).items():
+            if name != "rows" and value is not getattr(before, name):
+                if name not in changed:
+                    changed[name] = getattr(state, name).clone()
+                changed[name][index] = value
+    return dataclasses.replace(state, **changed)  # type: ignore[type-var]
 
 
 def enter(state: W, phase: int, **changes: Tensor) -> W:

@@ -88,10 +88,8 @@ class ByNormal(LabelOnly):
         key, like = keys.fold(state.rows.key, state.count), state.x
         if self.frequencies < 1:
             move = smooth_noise(key, like, self.frequencies)
-        elif state.rows.threat.name == "linf":
+        else:  # in L2 as well: of so many values the direction is as good as uniform, and drawn in a third of the time
             move = 2 * keys.uniform(key, like.shape[1:], dtype=like.dtype) - 1
-        else:
-            move = keys.normal(key, like.shape[1:], dtype=like.dtype)
         # Of length 1, or as long as values of size 1 / sqrt(3), the uniform ones above, would be.
         length = (like[0].numel() / 3) ** 0.5 if state.rows.threat.name == "linf" else 1.0
         length = WIDTH * length * state.distance / move.flatten(1).norm(dim=1)

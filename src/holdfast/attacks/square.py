@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from holdfast.losses import Loss
 from holdfast.threats.threat import Threat
 from holdfast.threats.threat import rows as per_row
 
+REACH = 1.5
+"""In L1: how many radii a point lies away before it is projected, so that its smallest changes fall away."""
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which the share of changed pixels is halved, for 10,000 queries (Andriushchenko et al. 2020, section 5)."""
 
@@ -39,7 +42,8 @@ class Square(Attack):
     Source: Andriushchenko et al., "Square attack: a query-efficient black-box adversarial attack via random search"
     (ECCV 2020), algorithms 1 to 3; for L1, Croce and Hein, "Mind the box" (ICML 2021), section 5.
     Departures: every row draws its own squares, so that no verdict depends on the batch; squares reach the last row and
-    column of pixels; a point is projected onto ball and box together.
+    column of pixels; in L2 and L1 the length that the pixel box cuts off a point is made up for by its other pixels, in L1
+    half as much again before the projection. In L1 the bumps fall with the fourth power, as in the authors' code.
 
     Args:
         steps: how many queries of each search.
@@ -113,116 +117,134 @@ class Square(Attack):
     def _sides(self, count: Tensor, x: Tensor) -> Tensor:
         """The side of each row's next square, (R,) int64."""
         query = count * 10_000 // self.steps if self.rescale else count
+        pixels = self.share * x.shape[2] * x.shape[3]
+        sides = [round((pixels / 2**halvings) ** 0.5) for halvings in range(len(HALVINGS) + 1)]
         halvings = torch.bucketize(query, torch.tensor(HALVINGS, device=count.device))
-        share = self.share * 0.5 ** halvings.to(torch.float64)
-        return (share * x.shape[2] * x.shape[3]).sqrt().round().long()
+        return torch.tensor(sides, device=count.device)[halvings]
 
 
 def _stripes(rows: Rows) -> Tensor:
     """Vertical stripes of -eps or eps, one sign per column and channel."""
     _, c, _, w = rows.x0.shape
-    return rows.threat.project(rows.x0, rows.x0 + rows.threat.eps * _signs(keys.fold(rows.key, 0), (c, 1, w), rows.x0))
+    signs = _signs(keys.uniform(keys.fold(rows.key, 0), (c, 1, w), dtype=rows.x0.dtype))
+    return (rows.x0 + rows.threat.eps * signs).clamp(0, 1)
 
 
-def _signs(key: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return 2 * keys.integers(key, shape, 2).to(like.dtype) - 1
+def _signs(draws: Tensor) -> Tensor:
+    """-1 or 1 from uniform draws."""
+    return 2 * (draws >= 0.5).to(draws.dtype) - 1
 
 
-def _window(key: Tensor, side: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The upper left corner, (R,) each, of a random window of that side."""
-    u = keys.uniform(key, (2,), dtype=torch.float64)
-    top = (u[:, 0] * (x.shape[2] - side + 1)).long()
-    left = (u[:, 1] * (x.shape[3] - side + 1)).long()
+def _corner(draws: Tensor, side: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The upper left corner, (R,) each, of a window of that side, from uniform draws, (R, 2)."""
+    top = (draws[:, 0] * (x.shape[2] - side + 1)).long()
+    left = (draws[:, 1] * (x.shape[3] - side + 1)).long()
     return top, left
-
-
-def _inside(top: Tensor, left: Tensor, side: Tensor, x: Tensor) -> Tensor:
-    """(R, 1, H, W) bool: the pixels of each row's window."""
-    i = torch.arange(x.shape[2], device=x.device)[:, None]
-    j = torch.arange(x.shape[3], device=x.device)[None, :]
-    top, left, side = (value.view(-1, 1, 1) for value in (top, left, side))
-    return ((i >= top) & (i < top + side) & (j >= left) & (j < left + side))[:, None]
 
 
 def _linf(state: State, sides: Tensor, key: Tensor) -> Tensor:
     """One square of x0 - eps or x0 + eps, a sign per channel, put onto the best point."""
-    x0, best = state.rows.x0, state.best
-    side = sides.clamp(1, min(x0.shape[2:]))
-    square = _inside(*_window(keys.fold(key, 0), side, x0), side, x0)
-    sign = _signs(keys.fold(key, 1), (x0.shape[1], 1, 1), x0)
-    return torch.where(square, state.rows.threat.project(x0, x0 + state.rows.threat.eps * sign), best)
+    x0 = state.rows.x0
+    _, c, h, w = x0.shape
+    draws = keys.uniform(key, (2 + c,), dtype=torch.float64)
+    side = sides.clamp(1, min(h, w))
+    top, left = _corner(draws, side, x0)
+    i, j = torch.arange(h, device=x0.device) - top[:, None], torch.arange(w, device=x0.device) - left[:, None]
+    down, along = (i >= 0) & (i < side[:, None]), (j >= 0) & (j < side[:, None])
+    signs = _signs(draws[:, 2:]).to(x0.dtype).view(-1, c, 1, 1)
+    square = (down[:, :, None] & along[:, None, :])[:, None]
+    return torch.where(square, (x0 + state.rows.threat.eps * signs).clamp(0, 1), state.best)
 
 
-def _pyramid(side: int, like: Tensor) -> Tensor:
+@functools.lru_cache(maxsize=64)
+def _pyramid(side: int, power: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The paper's eta: two bumps of opposite sign, one above the other, of length 1 together; (side, side)."""
 
     def bump(height: int, width: int) -> Tensor:
-        grid = like.new_zeros(height, width)
+        grid = torch.zeros(height, width, dtype=dtype)
         i, j = height // 2, width // 2
         for k in range(max(i, j) + 1):
-            grid[max(i - k, 0) : i + k + 1, max(j - k, 0) : j + k + 1] += 1 / (k + 1) ** 2
-        return grid / grid.norm()
+            grid[max(i - k, 0) : i + k + 1, max(j - k, 0) : j + k + 1] += 1 / (k + 1) ** (4 if power == 1 else 2)
+        return grid / grid.norm(p=power)
 
+    if side == 1:
+        return torch.ones(1, 1, dtype=dtype, device=device)
     upper = side // 2
     both = torch.cat([bump(upper, side), -bump(side - upper, side)])
-    return both / both.norm()
+    return (both / both.norm(p=power)).to(device)
 
 
-def _norm(x: Tensor, threat: Threat) -> Tensor:
-    """The length of each channel, (R, C, 1, 1), in the threat's norm."""
-    return (x.abs().sum((2, 3), keepdim=True)) if threat.name == "l1" else x.square().sum((2, 3), keepdim=True).sqrt()
+def _power(threat: Threat) -> int:
+    return 1 if threat.name == "l1" else 2
+
+
+def _mass(x: Tensor, power: int) -> Tensor:
+    """The length of each channel to that power, (R, C, 1, 1)."""
+    return (x.abs() if power == 1 else x.square()).sum((2, 3), keepdim=True)
+
+
+def _length(mass: Tensor, power: int) -> Tensor:
+    return mass if power == 1 else mass.sqrt()
 
 
 def _tiles(rows: Rows) -> Tensor:
-    """A grid of five by five pyramids with random signs, together of length eps."""
+    """A grid of five by five pyramids with random signs, in the middle."""
     x0 = rows.x0
     _, c, h, w = x0.shape
     side = max(min(h, w) // 5, 1)
+    down, along = h // side, w // side
+    pyramid = _pyramid(side, _power(rows.threat), x0.dtype, x0.device)
+    signs = _signs(keys.uniform(keys.fold(rows.key, 0), (c, down, along), dtype=x0.dtype))
+    tiles = signs[:, :, :, None, :, None] * pyramid[:, None, :]
+    top, left = h % side // 2, w % side // 2
     delta = torch.zeros_like(x0)
-    pyramid = _pyramid(side, x0) if side > 1 else x0.new_ones(1, 1)
-    signs = _signs(keys.fold(rows.key, 0), (c, h // side, w // side), x0)
-    for a in range(h // side):
-        for b in range(w // side):
-            delta[:, :, a * side : (a + 1) * side, b * side : (b + 1) * side] = pyramid * signs[:, :, a, b, None, None]
-    return _scaled(rows, delta)
+    delta[:, :, top : top + down * side, left : left + along * side] = tiles.view(-1, c, down * side, along * side)
+    return _filled(rows, delta)
 
 
-def _scaled(rows: Rows, delta: Tensor) -> Tensor:
-    """x0 plus ``delta`` stretched to length eps, inside the set."""
-    size = rows.threat.distance(torch.zeros_like(delta), delta).clamp_min(1e-12)
-    return rows.threat.project(rows.x0, rows.x0 + delta * per_row(rows.threat.eps / size, delta))
+def _filled(rows: Rows, delta: Tensor) -> Tensor:
+    """x0 plus ``delta`` stretched so that it has length eps inside the box, or nearly."""
+    x0, threat = rows.x0, rows.threat
+    if threat.name == "l1":
+        short = REACH * threat.eps / threat.distance(x0, (x0 + delta).clamp(0, 1)).clamp_min(1e-12)
+        return threat.project(x0, x0 + per_row(short.clamp_min(1), x0) * delta)
+    # Once to the length itself, once more to make up for most of what the box has cut off.
+    for _ in range(2):
+        x = (x0 + per_row(threat.eps / delta.flatten(1).norm(dim=1).clamp_min(1e-12), x0) * delta).clamp(0, 1)
+        delta = x - x0
+    return x
 
 
 def _moved(state: State, sides: Tensor, key: Tensor) -> Tensor:
     """One window gets a new pyramid and the length that another window and the unused budget hand over (algorithm 3)."""
     rows, x0 = state.rows, state.rows.x0
-    threat, c = rows.threat, x0.shape[1]
+    threat, power, c = rows.threat, _power(rows.threat), x0.shape[1]
     largest = min(x0.shape[2:])
     side = (sides.clamp_min(3) // 2 * 2 + 1).clamp_max(largest - 1 + largest % 2)
+    draws = keys.uniform(key, (5 + c,), dtype=torch.float64)
+    first, second = _corner(draws, side, x0), _corner(draws[:, 2:], side, x0)
+    signs = _signs(draws[:, 5:]).to(x0.dtype).view(-1, c, 1, 1)
+    turned = (draws[:, 4] < 0.5).view(-1, 1, 1, 1)
     delta = state.best - x0
-    top, left = _window(keys.fold(key, 0), side, x0)
-    first = _inside(top, left, side, x0)
-    second = _inside(*_window(keys.fold(key, 1), side, x0), side, x0)
-    power = 1 if threat.name == "l1" else 2
-    whole = per_row(threat.distance(x0, state.best), x0)
-    spare = (threat.eps**power - whole**power).clamp_min(0) / c
-    held = _norm(delta * (first | second), threat) ** power
-    fresh = torch.zeros_like(x0)
-    sign = _signs(keys.fold(key, 2), (c, 1, 1), x0)
-    flip = keys.integers(keys.fold(key, 3), (), 2).bool()
+    spare = per_row((threat.eps**power - _mass(delta, power).sum((1, 2, 3))).clamp_min(0) / c, x0)
+    channel = torch.arange(c, device=x0.device).view(1, -1, 1, 1)
     for one in side.unique().tolist():
-        pyramid = _pyramid(one, x0)
-        for turned in (False, True):
-            chosen = ((side == one) & (flip == turned)).nonzero()[:, 0]
-            if len(chosen):
-                shape = pyramid.T if turned else pyramid
-                place = first[chosen].expand(-1, c, -1, -1)
-                part = torch.zeros_like(fresh[chosen])
-                part[place] = shape.expand(len(chosen), c, one, one).reshape(-1)
-                fresh[chosen] = part
-    old = delta * first
-    old = old / _norm(old, threat).clamp_min(1e-12)
-    fresh = fresh * sign + old
-    fresh = fresh / _norm(fresh, threat).clamp_min(1e-12) * (spare + held) ** (1 / power)
-    delta = torch.where(first, fresh, torch.where(second, 0.0, delta))
-    return _scaled(rows, delta) if threat.name == "l2" else threat.project(x0, x0 + delta)
+        chosen = (side == one).nonzero()[:, 0]
+        place = torch.arange(one, device=x0.device)
+
+        def window(corner: tuple[Tensor, Tensor], chosen: Tensor = chosen, place: Tensor = place) -> tuple[Tensor, ...]:
+            i, j = (each[chosen, None] + place for each in corner)
+            return chosen.view(-1, 1, 1, 1), channel, i[:, None, :, None], j[:, None, None, :]
+
+        to, source = window(first), window(second)
+        old = delta[to]
+        held = _mass(old, power)
+        delta[to] = 0  # where the windows overlap, their length counts once
+        given = _mass(delta[source], power)
+        delta[source] = 0
+        pyramid = _pyramid(one, power, x0.dtype, x0.device)
+        fresh = torch.where(turned[chosen], pyramid.T, pyramid) * signs[chosen]
+        fresh = fresh + old / _length(held, power).clamp_min(1e-12)
+        length = _length(spare[chosen] + held + given, power) * (c if power == 1 else 1)
+        delta[to] = fresh * (length / _length(_mass(fresh, power), power).clamp_min(1e-12))
+    return _filled(rows, delta)

@@ -168,7 +168,9 @@ def _rising(climbed: Climbed) -> list[Finding]:
 
 def _iterated(climbed: Climbed, single: Tensor) -> list[Finding]:
     """Many steps must do at least as well as the first of them, and one alone must not look much better."""
-    first, last, ever = (int((fooled > 0).sum()) for fooled in (climbed.values[1], climbed.values[-1], climbed.values.amax(0)))
+    first, last, ever = (
+        int((fooled > 0).sum()) for fooled in (climbed.values[1], climbed.values[-1], climbed.values.amax(0))
+    )
     one, n = int((single > 0).sum()), len(single)
     if first > last + 1:
         return [

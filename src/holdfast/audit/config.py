@@ -23,7 +23,10 @@ class AuditConfig(BaseModel):
 
     ``model`` is ``net:NAME`` or ``module:factory``; ``options`` are keyword arguments for it; ``weights`` is a safetensors
     or ``.pt`` file; ``normalise`` is a preset's name or ``"m1,m2,m3/s1,s2,s3"``. ``data`` is a name or a path. ``eps`` and
-    the entries of ``curve`` are radii (``"8/255"``). ``out`` is the run's folder.
+    the entries of ``curve`` are radii (``"8/255"``). ``out`` is the run's folder. The rest is asked of the corruptions:
+    names or groups, severities, the variant of their tables, folders of frost photographs and of released files, the
+    quality of a JPEG after each of them, a defence that adapts to them, and what a CE divides by; and of the perturbation
+    sequences: names or groups, and their difficulty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -44,6 +47,21 @@ class AuditConfig(BaseModel):
     device: str = "cpu"
     split: str | None = None
     slots: int | None = None
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    variant: str | None = None
+    frost_dir: str | None = None
+    released: str | None = None
+    jpeg: int | None = None
+    adapt: str | None = None
+    baseline: str | None = None
+    perturbations: tuple[str, ...] = ()
+    difficulty: int = 1
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the worst case is asked for: by a radius, or because nothing else is."""
+        return self.eps is not None or not (self.corruptions or self.perturbations)
 
     @property
     def folder(self) -> Path:
@@ -53,9 +71,10 @@ class AuditConfig(BaseModel):
         what = [
             Path(self.weights).stem if self.weights else self.model,
             Path(self.data).stem,
-            self.threat,
-            self.eps or "",
-            self.plan,
+            *((self.threat, self.eps or "", self.plan) if self.adversarial else ()),
+            *(("corruptions",) if self.corruptions else ()),
+            *((self.adapt,) if self.adapt else ()),
+            *(("perturbations",) if self.perturbations else ()),
         ]
         return Path("runs") / "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_") for part in what)
 
@@ -74,6 +93,8 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
         if key not in AuditConfig.model_fields:
             raise UnknownName.among(where, key, AuditConfig.model_fields)
     values |= {key: value for key, value in given.items() if value is not None}
+    if values.get("released") and not values.get("corruptions"):
+        values["corruptions"] = ("all",)
     if "model" not in values:
         raise BadValue("no model is given", hint="name one with --model: net:NAME or your_module:factory")
     try:

@@ -13,6 +13,7 @@ from rich.console import Console
 from holdfast import __version__
 from holdfast.cli.attack import attack
 from holdfast.cli.audit import audit
+from holdfast.cli.corrupt import corrupt
 from holdfast.cli.demo import demo
 from holdfast.cli.doctor import doctor
 from holdfast.cli.list import list_
@@ -43,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         console=terminal(),
         error_console=problems,
     )
-    for command in (demo, audit, attack, verify, doctor, plan, report):
+    for command in (demo, audit, attack, corrupt, verify, doctor, plan, report):
         app.command(command)
     app.command(list_, name="list")
     try:

@@ -5,20 +5,31 @@ from __future__ import annotations
 import json as json_
 import shlex
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.table import Table
 
+from holdfast.cli.corruptions import Natural, adaptation, asked_of, sequences_of
+from holdfast.cli.show import show_conditions, show_findings, show_sequences, show_summary
 from holdfast.cli.subject import Subject, load, question
 from holdfast.cli.terminal import terminal
-from holdfast.cli.watch import clock, watching
+from holdfast.cli.watch import watching, watching_conditions
 from holdfast.foundation import units
 
 if TYPE_CHECKING:
-    from holdfast.records.schema import Finding, Summary
+    from holdfast.ascent.meter import Classifier
+    from holdfast.audit.config import AuditConfig
+    from holdfast.audit.corrupted.run import Asked
+    from holdfast.audit.perturbed.run import Asked as Films
+    from holdfast.audit.plan import Plan
+    from holdfast.data.source import Source
+    from holdfast.models.model import Model
+    from holdfast.records.conditions import ConditionsSummary
+    from holdfast.records.schema import Summary
+    from holdfast.records.sequences import SequencesSummary
+    from holdfast.threats.threat import Threat
 
 
 UNBELIEVED = 3
@@ -27,6 +38,7 @@ UNBELIEVED = 3
 
 def audit(
     subject: Subject = Subject(),  # noqa: B008 - frozen
+    natural: Natural = Natural(),  # noqa: B008 - frozen
     *,
     threat: str | None = None,
     eps: str | None = None,
@@ -41,9 +53,11 @@ def audit(
 ) -> int:
     """Measure how robust a classifier is, and write a report.
 
-    The same command goes on where a stopped run was, and only reads a finished one.
+    With --eps: against the worst change within that radius. With --corruptions: under fog, blur, noise and the like. With
+    --perturbations: along films of small changes. All can be asked for at once. The same command goes on where a stopped
+    run was, and only reads a finished one.
 
-    holdfast audit --model net:small_cnn --weights my.safetensors --data digits --eps 0.1
+    holdfast audit --model net:small_cnn --weights my.safetensors --data digits --eps 0.1 --corruptions all
 
     Parameters
     ----------
@@ -70,14 +84,50 @@ def audit(
     """
     config = subject.configured(
         {"threat": threat, "eps": eps, "plan": plan, "audited": audited, "curve": curve, "out": out, "slots": slots}
+        | natural.given()
     )
-    from holdfast.audit.run import describe, examined, run
     from holdfast.cli.report import write_report
 
-    allowed, chosen = question(config)
-    radii = [allowed.resized(units.parse(radius, name="curve", unit=allowed.unit)).eps for radius in config.curve]
+    asked = question(config) if config.adversarial else None
     progress = terminal(stderr=True)
     model, source = load(config)
+    weather = asked_of(config, source) if config.corruptions else None
+    films = sequences_of(config, source) if config.perturbations else None
+    adapt = adaptation(config.adapt, model) if config.adapt else None
+    worst = _worst_case(config, *asked, model, source, progress, quiet=quiet) if asked else None
+    under = _corruptions(config, weather, adapt, model, source, progress, quiet=quiet) if weather else None
+    along = _perturbations(config, films, model, source, progress, quiet=quiet) if films else None
+    page = write_report([config.folder], config.folder / "report.html")
+    found = {"worst_case": worst, "corruptions": under, "perturbations": along}
+    if json:
+        told = {name: json_.loads(each.model_dump_json()) for name, each in found.items() if each}
+        print(json_.dumps(told["worst_case"] if [*told] == ["worst_case"] else told))
+    else:
+        console = terminal()
+        if worst:
+            show_summary(console, worst)
+        if under:
+            show_conditions(console, under)
+        if along:
+            show_sequences(console, along)
+        console.print(f"report: {page}", markup=False)
+    warned = any(doubt.level == "warning" for each in found.values() if each for doubt in each.warnings)
+    return UNBELIEVED if strict_checks and warned else 0
+
+
+def _worst_case(
+    config: AuditConfig,
+    allowed: Threat,
+    chosen: Plan,
+    model: Model,
+    source: Source,
+    progress: Console,
+    *,
+    quiet: bool,
+) -> Summary:
+    from holdfast.audit.run import describe, examined, run
+
+    radii = [allowed.resized(units.parse(radius, name="curve", unit=allowed.unit)).eps for radius in config.curve]
     preflight = examined(model, source, chosen, allowed)
     if not quiet:
         show_findings(progress, preflight.findings)
@@ -93,54 +143,48 @@ def audit(
         command=shlex.join(["holdfast", *sys.argv[1:]]),
         request=config.model_dump(mode="json", exclude_none=True),
     )
-    folder = config.folder
     with watching(progress, quiet=quiet) as watch:
-        summary = run(model, source, info, folder, threat=allowed, plan=chosen, slots=config.slots, watch=watch)
-    page = write_report([folder], folder / "report.html")
-    if json:
-        print(json_.dumps(json_.loads(summary.model_dump_json())))
-    else:
-        show_summary(terminal(), summary, page)
-    return UNBELIEVED if strict_checks and summary.warnings else 0
+        return run(model, source, info, config.folder, threat=allowed, plan=chosen, slots=config.slots, watch=watch)
 
 
-def show_findings(console: Console, findings: tuple[Finding, ...]) -> None:
-    """What a check objected to, one paragraph each."""
-    for finding in findings:
-        colour = {"error": "bold red", "warning": "yellow", "note": "dim"}[finding.level]
-        console.print(f"[{colour}]{finding.level}[/{colour}] ", end="")
-        console.print(
-            f"{finding.check}: {finding.saw}. {finding.means}. {finding.remedy}.".replace("..", "."), markup=False
-        )
+def _corruptions(
+    config: AuditConfig,
+    asked: Asked,
+    adapt: Callable[[Model], Classifier] | None,
+    model: Model,
+    source: Source,
+    progress: Console,
+    *,
+    quiet: bool,
+) -> ConditionsSummary:
+    from holdfast.audit.corrupted.api import evaluate_conditions
+    from holdfast.audit.corrupted.run import describe_conditions
 
-
-def show_summary(console: Console, summary: Summary, page: Path) -> None:
-    """The headline of a finished run."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, rate in (
-        ("clean accuracy", summary.clean_accuracy),
-        (f"robust accuracy, {summary.threat} {units.show(summary.eps)}", summary.robust_accuracy),
-    ):
-        table.add_row(
-            name,
-            f"[bold]{100 * rate.value:.1f} %[/bold]",
-            f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %, n = {rate.n}",
-        )
-    console.print(table)
-    console.print(
-        f"plan {summary.plan}, seed {summary.seed}: {summary.forwards:,} forwards, {summary.backwards:,} gradients, "
-        f"{clock(summary.seconds)}. Robust accuracy is an upper bound.",
-        markup=False,
+    info = describe_conditions(
+        model,
+        source,
+        asked,
+        name=f"{model.name}, {config.adapt}" if config.adapt else model.name,
+        adaptation=config.adapt or "",
+        command=shlex.join(["holdfast", *sys.argv[1:]]),
+        request=config.model_dump(mode="json", exclude_none=True),
     )
-    if summary.audited is not None:
-        checked = summary.audited
-        console.print(
-            f"the plan standard broke {checked.broken} of {checked.count} random samples of those left: by standard, robust "
-            f"accuracy on these images is at least {100 * checked.low:.1f} % (95 % confidence)",
-            markup=False,
-        )
-    if summary.distances is not None and summary.distances.quantiles:
-        far = ", ".join(f"{100 * share:.0f} % within {distance:.4g}" for share, distance in summary.distances.quantiles)
-        console.print(f"distance to the nearest misclassified point found: {far}", markup=False)
-    show_findings(console, summary.warnings + summary.notes)
-    console.print(f"report: {page}", markup=False)
+    with watching_conditions(progress, "corruptions", quiet=quiet) as watch:
+        return evaluate_conditions(model, source, info, asked, config.folder, config.baseline, adapt=adapt, watch=watch)
+
+
+def _perturbations(
+    config: AuditConfig, asked: Films, model: Model, source: Source, progress: Console, *, quiet: bool
+) -> SequencesSummary:
+    from holdfast.audit.perturbed.run import describe_sequences, evaluate_sequences
+
+    info = describe_sequences(
+        model,
+        source,
+        asked,
+        name=model.name,
+        command=shlex.join(["holdfast", *sys.argv[1:]]),
+        request=config.model_dump(mode="json", exclude_none=True),
+    )
+    with watching_conditions(progress, "perturbations", quiet=quiet) as watch:
+        return evaluate_sequences(model, source, info, asked, config.folder, config.baseline, watch=watch)

@@ -24,7 +24,7 @@ def doctor(subject: Subject = Subject(), *, json: Annotated[bool, Parameter(nega
     """
     config = subject.configured()
     from holdfast.audit.run import look
-    from holdfast.cli.audit import show_findings
+    from holdfast.cli.show import show_findings
 
     model, source = load(config)
     findings, accuracy, n, _, _ = look(model, source)

@@ -19,7 +19,31 @@ if TYPE_CHECKING:
 
 @Parameter(name="*", group="Model and data")
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Images:
+    """Which images."""
+
+    data: str | None = None
+    """The images: digits (the default), or the path of a folder, .npz, .parquet, CIFAR binary or idx file."""
+    split: str | None = None
+    """Which part of the data; its test part unless given."""
+    limit: int | None = None
+    """Use a seeded subset of that many samples."""
+    seed: int | None = None
+    """Seed of every random draw, and of --limit. Default 0."""
+    config: Path | None = None
+    """A TOML file with any of these keys; what stands on the command line wins."""
+
+    def configured(self, more: Mapping[str, Any] | None = None) -> AuditConfig:
+        """The whole configuration: these options, over those in ``more``, over those of the TOML file."""
+        from holdfast.audit.config import build
+
+        given = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "config"}
+        return build(self.config, {**(more or {}), **{key: value for key, value in given.items() if value is not None}})
+
+
+@Parameter(name="*", group="Model and data")
+@dataclass(frozen=True, kw_only=True)
+class Subject(Images):
     """What is under test."""
 
     model: str | None = None
@@ -32,16 +56,6 @@ class Subject:
     """A keyword argument of the net or the factory, as key=value. Repeat for more."""
     device: str | None = None
     """Where to compute: cpu (the default), cuda, cuda:1, mps."""
-    data: str | None = None
-    """The images: digits (the default), or the path of a folder, .npz, .parquet, CIFAR binary or idx file."""
-    split: str | None = None
-    """Which part of the data; its test part unless given."""
-    limit: int | None = None
-    """Use a seeded subset of that many samples."""
-    seed: int | None = None
-    """Seed of every random draw, and of --limit. Default 0."""
-    config: Path | None = None
-    """A TOML file with any of these keys; what stands on the command line wins."""
 
     def configured(self, more: Mapping[str, Any] | None = None) -> AuditConfig:
         """The whole configuration: these options, over those in ``more``, over those of the TOML file."""

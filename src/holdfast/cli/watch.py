@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from holdfast.foundation import units
 
 if TYPE_CHECKING:
+    from holdfast.audit.corrupted.run import Progress as Swept
     from holdfast.audit.session import Progress as Step
 
 LINE_EVERY = 10.0
@@ -34,6 +35,55 @@ def clock(seconds: float | None) -> str:
 @contextmanager
 def watching(console: Console, *, label: str = "", quiet: bool = False) -> Iterator[Callable[[Step], None] | None]:
     """A watcher for `holdfast.audit.run.run`; None where nothing is to be shown."""
+
+    def told(step: Step) -> Told:
+        note = f"{step.robust}/{step.all} unbroken · {clock(step.seconds)}, at most {clock(step.eta)} left"
+        return Told(f"{label}{_stage(step)}", step.done, step.total, note)
+
+    with _shown(console, told, quiet=quiet) as show:
+        yield show
+
+
+@contextmanager
+def watching_conditions(
+    console: Console, what: str, *, quiet: bool = False
+) -> Iterator[Callable[[Swept], None] | None]:
+    """A watcher for a run over ``what``, corruptions or perturbations; None where nothing is to be shown."""
+
+    def told(step: Swept) -> Told:
+        note = f"{step.condition} · {clock(step.seconds)}, about {clock(step.eta)} left"
+        return Told(what, step.done, step.total, note)
+
+    with _shown(console, told, quiet=quiet) as show:
+        yield show
+
+
+@contextmanager
+def watching_counts(console: Console, *, quiet: bool = False) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A watcher that is called with a name, a count and the whole; None where nothing is to be shown."""
+    began = time.monotonic()
+
+    def told(step: tuple[str, int, int]) -> Told:
+        name, done, total = step
+        seconds = time.monotonic() - began
+        left = seconds * (total - done) / done if done else None
+        return Told("images", done, total, f"{name} · {clock(seconds)}, about {clock(left)} left")
+
+    with _shown(console, told, quiet=quiet) as show:
+        yield None if show is None else lambda *step: show(step)
+
+
+class Told(NamedTuple):
+    """A line of progress: of what, how much is done, and a note."""
+
+    what: str
+    done: int
+    total: int
+    note: str
+
+
+@contextmanager
+def _shown(console: Console, told: Callable[[Any], Told], *, quiet: bool) -> Iterator[Callable[[Any], None] | None]:
     if quiet:
         yield None
     elif console.is_terminal:
@@ -44,34 +94,25 @@ def watching(console: Console, *, label: str = "", quiet: bool = False) -> Itera
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(label, total=None, note="")
+            task = bar.add_task("", total=None, note="")
 
-            def show(step: Step) -> None:
-                bar.update(
-                    task,
-                    description=f"{label}{_stage(step)}",
-                    completed=step.done,
-                    total=step.total,
-                    note=f"{step.robust}/{step.all} unbroken · {clock(step.seconds)}, at most {clock(step.eta)} left",
-                )
+            def show(step: Any) -> None:
+                line = told(step)
+                bar.update(task, description=line.what, completed=line.done, total=line.total, note=line.note)
 
             yield show
     else:
         last: dict[str, float] = {}
 
-        def line(step: Step) -> None:
-            stage = _stage(step)
-            due = time.monotonic() - last.setdefault(stage, time.monotonic()) >= LINE_EVERY
-            if not step.total or (step.done < step.total and not due):
+        def say(step: Any) -> None:
+            line = told(step)
+            due = time.monotonic() - last.setdefault(line.what, time.monotonic()) >= LINE_EVERY
+            if not line.total or (line.done < line.total and not due):
                 return
-            last[stage] = time.monotonic()
-            console.print(
-                f"{label}{stage}: {step.done}/{step.total}, {step.robust}/{step.all} unbroken, "
-                f"{clock(step.seconds)}, at most {clock(step.eta)} left",
-                markup=False,
-            )
+            last[line.what] = time.monotonic()
+            console.print(f"{line.what}: {line.done}/{line.total}, {line.note}", markup=False)
 
-        yield line
+        yield say
 
 
 def _stage(step: Step) -> str:

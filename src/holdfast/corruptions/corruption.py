@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 
 from holdfast import keys
-from holdfast.foundation import registry
 from holdfast.foundation.errors import BadData, BadValue
+from holdfast.imaging.variant import variant_for
 
 Draws = Mapping[str, Tensor]
 """Named draws; the first axis of each is the image."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
-
-VARIANTS: Mapping[str, tuple[int, int]] = {"32": (1, 64), "64": (32, 128), "224": (112, 1 << 30)}
-"""Variant of the severity tables -> the smallest and the largest shorter side, in pixels, that it may be used for."""
-
-_CHOSEN = (("32", 48), ("64", 112), ("224", 1 << 30))
-"""The variant that is taken for images whose shorter side is below the bound, where none is named."""
 
 
 class Corruption(ABC):
@@ -57,7 +51,7 @@ class Corruption(ABC):
         Args:
             severity: 1 to 5.
             keys: (N,) int64, see `draw_keys`.
-            variant: whose constants to take, see `VARIANTS`; chosen by the size of the images unless named.
+            variant: whose constants to take, see `holdfast.imaging.variant`; chosen by the size of the images unless named.
             draws: what to take in place of the corruption's own draws: another implementation's, replayed.
 
         Raises:
@@ -89,25 +83,6 @@ def check_severity(severity: int) -> int:
     if isinstance(severity, bool) or severity not in SEVERITIES:
         raise BadValue(f"severity is {severity!r}; it must be one of 1, 2, 3, 4, 5", hint="for example severity=3")
     return int(severity)
-
-
-def variant_for(size: Sequence[int], named: str | None = None) -> str:
-    """The variant for images of ``size`` (height, width): the named one, or the one whose size is nearest.
-
-    Raises:
-        UnknownName: no variant has that name.
-        BadValue: the named variant is for images of another size.
-    """
-    side = min(size)
-    if named is None:
-        return next(name for name, bound in _CHOSEN if side < bound)
-    low, high = registry.pick("variant", named, VARIANTS)
-    if not low <= side <= high:
-        raise BadValue(
-            f"variant {named!r} is for images of about {named} pixels, these have {size[0]} x {size[1]}",
-            hint=f"leave it out: {variant_for(size)!r} fits these",
-        )
-    return named
 
 
 def to_uint8(unit: Tensor) -> Tensor:

@@ -26,8 +26,10 @@ KINDS = {
     "net": "nets",
     "data": "data",
     "corruption": "corruptions",
+    "perturbation": "perturbations",
+    "defence": "defences",
 }
-"""Kind -> the folder of ``holdfast`` that holds it. A later room (perturbations, defences, ...) is one more line."""
+"""Kind -> the folder of ``holdfast`` that holds it. A later room (probes, ...) is one more line."""
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ class Adversarial:
     Args:
         attack: the inner maximisation.
     """
+
+    operations: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     attack: Attack
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -25,7 +25,13 @@ class Terms(NamedTuple):
 
 
 class Objective(Protocol):
-    """What training minimises on a batch; a frozen dataclass whose fields are its configuration."""
+    """What training minimises on a batch; a frozen dataclass whose fields are its configuration.
+
+    ``operations`` declares what it does to images, by the names of `holdfast.audit.corrupted.overlap.FAMILIES`: an audit
+    of corruptions has to know what a model was trained on.
+    """
+
+    operations: ClassVar[tuple[str, ...]]
 
     def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
         """The loss on a batch. ``model`` comes in train mode and is left in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import nn
@@ -16,6 +17,8 @@ from holdfast.threats.threat import Threat
 @dataclass(frozen=True)
 class Standard:
     """Cross-entropy on clean images; the threat plays no part."""
+
+    operations: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
         loss = F.cross_entropy(model(batch.x), batch.y)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from holdfast.foundation.errors import BadFile, PlanMismatch, StorageError
+from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.records.files import storing, write_atomic
+from holdfast.records.lines import append, locked, repaired, unbuffered, whole, write
 from holdfast.records.schema import SCHEMA_VERSION, Record, RunInfo, Summary
 
 RUN, RECORDS, POINTS, SESSIONS = "run.json", "records.jsonl", "points.raw", "sessions.jsonl"
@@ -59,25 +57,17 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / RUN).exists() and any(not _ours(path) for path in folder.iterdir()):
                 raise PlanMismatch(f"{folder} is not empty and holds no run", hint="give a new folder with --out")
-            # Unbuffered, so that closing a file on a full disk has nothing left to write, and cannot fail again.
-            self._lines = opened.enter_context((folder / RECORDS).open("ab", buffering=0))
-            try:
-                fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StorageError(
-                    f"another process is writing to {folder}",
-                    hint="wait until it has ended, or give another folder with --out",
-                ) from None
+            self._lines = opened.enter_context(locked(folder / RECORDS))
             if (folder / RUN).exists():
                 self.info = same_run(folder, info)
             else:
                 write_atomic(folder / RUN, [info.model_dump_json(indent=2).encode()])
             self._past_seconds, self.past_discarded = _past(folder)  # by a file time that the repair changes
-            for record in _repaired(folder / RECORDS):
+            for record in repaired(folder / RECORDS, Record):
                 self._note(record)
                 if not record.final:
                     self._searches.setdefault((record.stage, record.eps), {}).setdefault(record.id, []).append(record)
-            self._points = opened.enter_context((folder / POINTS).open("ab", buffering=0))
+            self._points = opened.enter_context(unbuffered(folder / POINTS))
             size = self._count * point_bytes(self.info)
             if self._points.tell() < size:
                 raise BadFile(
@@ -110,8 +100,8 @@ class Store:
                 record = record.model_copy(update={"point": held})
             elif point is not None:
                 record = record.model_copy(update={"point": self._count})
-                _write(self._points, np.ascontiguousarray(point, dtype=self.info.model.dtype).tobytes())
-            _write(self._lines, record.model_dump_json(exclude_none=True).encode() + b"\n")
+                write(self._points, np.ascontiguousarray(point, dtype=self.info.model.dtype).tobytes())
+            append(self._lines, record)
         self._note(record)
 
     def finish(self, discarded: int) -> float:
@@ -162,13 +152,6 @@ def reached(record: Record, radii: Sequence[float]) -> float:
     return next(radius for radius in radii if within(record.distance, radius) or radius >= record.eps)
 
 
-def _write(file: FileIO, data: bytes) -> None:
-    """All of ``data``: an unbuffered file may take less at a time."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
-
-
 def point_bytes(info: RunInfo) -> int:
     """The size of one stored point."""
     return int(np.prod(info.data.shape)) * np.dtype(info.model.dtype).itemsize
@@ -204,31 +187,6 @@ def _identity(info: RunInfo, field: str) -> object:
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) < 160 else text[:157] + "..."
-
-
-def _repaired(path: Path) -> Iterator[Record]:
-    """All whole records of the file; a torn last line is cut off.
-
-    Raises:
-        BadFile: a line is damaged that is not the last.
-    """
-    good = 0
-    with path.open("r+b") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                if not line.endswith(b"\n"):
-                    break
-                record = Record.model_validate_json(line)
-            except ValidationError:
-                if file.read(1):
-                    raise BadFile(
-                        f"line {number} of {path} is damaged, and more lines follow it",
-                        hint="cut the file off before that line, or start again in a new folder",
-                    ) from None
-                break
-            good += len(line)
-            yield record
-        file.truncate(good)
 
 
 def _past(folder: Path) -> tuple[float, int]:
@@ -283,20 +241,4 @@ def _read_model(path: Path, kind, hint: str):
 
 def read_records(folder: Path) -> Iterator[Record]:
     """All whole records of a run folder; a torn last line is passed over. Changes nothing."""
-    return _lines(folder / RECORDS)
-
-
-def _lines(path: Path) -> Iterator[Record]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    yield Record.model_validate_json(line)
-                except ValidationError as error:
-                    raise BadFile(
-                        f"line {number} of {path} is no record: {error.errors()[0]['msg']}", hint="start a new run"
-                    ) from None
-    except FileNotFoundError:
-        raise BadFile(f"{path} does not exist", hint="give the folder that was the --out of an audit") from None
+    return whole(folder / RECORDS, Record)

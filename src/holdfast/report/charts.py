@@ -24,7 +24,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
 FONT = "Helvetica Neue, Arial, Liberation Sans, sans-serif"
 INK, MUTED, RULE, LOST, TRACK = "#333333", "#6b6b6b", "#dddddd", "#b8b8b8", "#efefef"
-_PERCENT = "format(datum.value * 100, '~r') + '\u00a0%'"
+PERCENT = "format(datum.value * 100, '~r') + '\u00a0%'"
 
 _SVG = "http://www.w3.org/2000/svg"
 
@@ -46,24 +46,24 @@ def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
         .title(title)
         .axis(grid=False, values=_spread(radii, 10 if width > 400 else 6), format="~g", labelFlush=False)
     )
-    y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=_PERCENT, tickCount=5)
+    y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5)
     legend = None
     if len(runs) > 1:
         legend = alt.Legend(title=None, orient="top", columns=1, symbolOpacity=1, labelLimit=width - 80, offset=12)
-    colour = alt.Color("run:N").scale(domain=names, range=_cycle(COLOURS, len(names))).legend(legend)
-    shape = alt.Shape("run:N").scale(domain=names, range=_cycle(SHAPES, len(names))).legend(legend)
-    base = alt.Chart(_table(rows)).encode(x=x, color=colour)
+    colour = alt.Color("run:N").scale(domain=names, range=cycle(COLOURS, len(names))).legend(legend)
+    shape = alt.Shape("run:N").scale(domain=names, range=cycle(SHAPES, len(names))).legend(legend)
+    base = alt.Chart(table(rows)).encode(x=x, color=colour)
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q"), y2="high:Q")
     line = base.mark_line(strokeWidth=2.2).encode(y=y)
     dots = base.mark_point(filled=True, size=46, opacity=1).encode(y=y, shape=shape)
     marks = [{"eps": round(eps * scale, 6)} for eps in sorted({run.summary.eps for run in runs})]
-    rule = alt.Chart(_table(marks)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="eps:Q")
+    rule = alt.Chart(table(marks)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="eps:Q")
     note = (
-        alt.Chart(_table(marks))
+        alt.Chart(table(marks))
         .mark_text(align="right", baseline="top", dx=-6, dy=2, color=MUTED, fontSize=11, text="headline")
         .encode(x="eps:Q", y=alt.value(0))
     )
-    return _styled(
+    return styled(
         alt.layer(rule, band, line, dots, note).properties(width=width - 60, height=300 if width > 400 else 230)
     )
 
@@ -82,12 +82,12 @@ def distances(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     ]
     names = [run.label for run in runs]
     legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=width - 80) if len(runs) > 1 else None
-    colour = alt.Color("run:N").scale(domain=names, range=_cycle(COLOURS, len(names))).legend(legend)
+    colour = alt.Color("run:N").scale(domain=names, range=cycle(COLOURS, len(names))).legend(legend)
     title = "distance to the nearest misclassified point found" + (", in units of 1/255" if levels else "")
     x = alt.X("distance:Q").title(title).axis(grid=False, tickCount=8, format="~g").scale(nice=False)
-    y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=_PERCENT, tickCount=5)
-    line = alt.Chart(_table(rows)).mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=colour)
-    return _styled(alt.layer(line).properties(width=width - 60, height=260 if width > 400 else 200))
+    y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5)
+    line = alt.Chart(table(rows)).mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=colour)
+    return styled(alt.layer(line).properties(width=width - 60, height=260 if width > 400 else 200))
 
 
 def standing(run: Run) -> list[tuple[float, float]]:
@@ -124,8 +124,8 @@ def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerCha
     for place, row in enumerate(rows):
         row["place"] = place
     y = alt.Y("place:O").axis(None).scale(paddingInner=0.62, paddingOuter=0.31)
-    base = alt.Chart(_table(rows)).encode(y=y)
-    x = alt.X("from:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=_PERCENT, tickCount=5, domain=False, grid=False)
+    base = alt.Chart(table(rows)).encode(y=y)
+    x = alt.X("from:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5, domain=False, grid=False)
     track = base.mark_bar(color=TRACK).encode(x=alt.datum(0), x2=alt.datum(1))
     bars = base.mark_bar().encode(x=x, x2="to:Q", color=alt.Color("colour:N").scale(None))
     # Two texts share a line: the name is cut where the count, about 6 pixels a sign, begins.
@@ -134,7 +134,7 @@ def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerCha
     label = base.mark_text(align="left", baseline="bottom", dy=-11, fontSize=12, color=INK, fontWeight=600, limit=room)
     note = base.mark_text(align="right", baseline="bottom", dy=-11, fontSize=12, color=MUTED)
     texts = label.encode(text="row:N", x=alt.value(0)), note.encode(text="text:N", x=alt.value(width - 24))
-    return _styled(alt.layer(track, bars, *texts).properties(width=width - 24, height=46 * len(rows)))
+    return styled(alt.layer(track, bars, *texts).properties(width=width - 24, height=46 * len(rows)))
 
 
 def margins(runs: Sequence[Run], *, width: int) -> alt.VConcatChart:
@@ -156,15 +156,15 @@ def margins(runs: Sequence[Run], *, width: int) -> alt.VConcatChart:
             .scale(domain=[min(ends), max(ends)], nice=False)
             .axis(grid=False, labels=last, ticks=last)
         )
-        y = alt.Y("share:Q").title(None).scale(domain=[0, top]).axis(labelExpr=_PERCENT, tickCount=3)
+        y = alt.Y("share:Q").title(None).scale(domain=[0, top]).axis(labelExpr=PERCENT, tickCount=3)
         bars = (
-            alt.Chart(_table(rows))
+            alt.Chart(table(rows))
             .mark_bar(binSpacing=1)
             .encode(x=x, x2="high:Q", y=y, y2=alt.datum(0), color=alt.Color("colour:N").scale(None))
         )
-        zero = alt.Chart(_table([{"low": 0.0}])).mark_rule(color=INK).encode(x="low:Q")
+        zero = alt.Chart(table([{"low": 0.0}])).mark_rule(color=INK).encode(x="low:Q")
         sides = [
-            alt.Chart(_table([{"low": 0.0}]))
+            alt.Chart(table([{"low": 0.0}]))
             .mark_text(text=word, align=side, dx=step, dy=-5, baseline="bottom", color=MUTED, fontSize=11)
             .encode(x="low:Q", y=alt.value(0))
             for word, side, step in (("broken", "right", -5), ("held", "left", 5))
@@ -172,7 +172,7 @@ def margins(runs: Sequence[Run], *, width: int) -> alt.VConcatChart:
         head = alt.Title(run.label, anchor="start", fontSize=12, color=INK, limit=width - 60, offset=4)
         panel = alt.layer(bars, zero, *(sides if place == 0 else ())).properties(width=width - 60, height=120)
         panels.append(panel.properties(title=head) if len(runs) > 1 else panel)
-    return _styled(alt.vconcat(*panels, spacing=18))
+    return styled(alt.vconcat(*panels, spacing=18))
 
 
 def svg(chart: Any) -> str:
@@ -204,11 +204,13 @@ def save_png(chart: Any, path: Path) -> Path:
     return path
 
 
-def _table(rows: list[dict[str, Any]]) -> alt.InlineData:
+def table(rows: list[dict[str, Any]]) -> alt.InlineData:
+    """Rows as a chart's own data."""
     return alt.InlineData(values=rows)
 
 
-def _cycle(values: Sequence[str], num: int) -> list[str]:
+def cycle(values: Sequence[str], num: int) -> list[str]:
+    """``num`` of the values, from the start again after the last."""
     return [values[place % len(values)] for place in range(num)]
 
 
@@ -222,7 +224,8 @@ def _spread(values: list[float], num: int) -> list[float]:
     return kept[::-1]
 
 
-def _styled(chart: Any) -> Any:
+def styled(chart: Any) -> Any:
+    """The chart in the page's look."""
     axis = {"labelColor": MUTED, "titleColor": MUTED, "gridColor": RULE, "domainColor": RULE, "tickColor": RULE}
     sizes: dict[str, Any] = {
         "labelFontSize": 12,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from holdfast.foundation import units
 from holdfast.foundation.errors import BadValue
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.schema import Finding
-from holdfast.report import charts, pictures, tally, wording
+from holdfast.records.store import RUN
+from holdfast.report import charts, corrupted, perturbed, pictures, tally, wording
+from holdfast.report.corrupted import Corrupted, has_corruptions, read_corrupted
+from holdfast.report.perturbed import Perturbed, has_perturbations, read_perturbed
 from holdfast.report.read import Run, read, told_apart
 
 NARROW, WIDE = 330, 760
@@ -83,13 +86,42 @@ def render(folders: Sequence[Path], out: Path) -> Path:
     """
     if not folders:
         raise BadValue("no run folder is given", hint="give at least one folder that holdfast audit wrote")
-    runs = told_apart([read(Path(folder)) for folder in folders])
-    text = _environment().get_template("page.html").render(_context(runs))
+    text = _environment().get_template("page.html").render(_context(_read([Path(folder) for folder in folders])))
     out = Path(out)
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, [text.encode("utf-8", errors="replace")])
     return out
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model of the page: its run in the worst case, its run over corruptions, its run over perturbations, or several."""
+
+    label: str
+    run: Run | None
+    weather: Corrupted | None
+    films: Perturbed | None
+
+
+def _read(folders: list[Path]) -> list[_Subject]:
+    """The runs in the folders, under labels that differ."""
+    subjects: list[_Subject] = []
+    for folder in folders:
+        weather = read_corrupted(folder) if has_corruptions(folder) else None
+        films = read_perturbed(folder) if has_perturbations(folder) else None
+        run = read(folder) if (folder / RUN).exists() or not (weather or films) else None
+        first = next(each for each in (run, weather, films) if each)
+        label = told_apart([*(subject.label for subject in subjects), first.label])[-1]
+        subjects.append(
+            _Subject(
+                label,
+                run and replace(run, label=label),
+                weather and replace(weather, label=label),
+                films and replace(films, label=label),
+            )
+        )
+    return subjects
 
 
 def _environment() -> jinja2.Environment:
@@ -105,16 +137,28 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _context(runs: list[Run]) -> dict[str, Any]:
+def _context(subjects: list[_Subject]) -> dict[str, Any]:
+    runs = [subject.run for subject in subjects if subject.run]
+    weathered = [subject.weather for subject in subjects if subject.weather]
+    along = [subject.films for subject in subjects if subject.films]
+    labels = [subject.label for subject in subjects]
     pairs = [tally.pair(runs[0], run) for run in runs[1:]]
     return {
         "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        "title": _title(runs),
+        "title": _title(labels),
+        "subjects": subjects,
         "runs": runs,
+        "weathered": weathered,
+        "corrupted": corrupted.context(weathered, _figure, wide=WIDE) if weathered else None,
+        "along": along,
+        "perturbed": perturbed.context(along, _figure) if along else None,
         "headline": wording.headline,
+        "weather_headline": wording.weather_headline,
+        "film_headline": wording.film_headline,
+        "means": wording.means,
         "change": wording.change,
         "points": charts.points,
-        "findings": [(run, _findings(run)) for run in runs],
+        "findings": [(subject, _findings(subject)) for subject in subjects],
         "pairs": [found for found in pairs if found],
         "unpaired": [run.label for run, found in zip(runs[1:], pairs) if not found],
         "curves": [_curve(group) for group in _grouped(runs, lambda run: run.summary.threat)],
@@ -123,21 +167,21 @@ def _context(runs: list[Run]) -> dict[str, Any]:
             for group in _grouped((run for run in runs if run.summary.distances), lambda run: run.summary.threat)
         ],
         "waterfalls": [_waterfall(run, place, len(runs)) for place, run in enumerate(runs)],
-        "margins": _margins(runs),
+        "margins": _margins(runs) if runs else None,
         "unmeasured": [(run, sum(o.margin is None for o in run.outcomes)) for run in runs],
         "walls": [_wall(run, GALLERY // len(runs)) for run in runs],
         "tables": [_classes(group) for group in _grouped(runs, lambda run: run.info.data.class_names)],
-        "colour": {run.label: place % len(charts.COLOURS) + 1 for place, run in enumerate(runs)},
+        "colour": {label: place % len(charts.COLOURS) + 1 for place, label in enumerate(labels)},
         "class_name": _class_name,
     }
 
 
-def _title(runs: list[Run]) -> str:
-    if len(runs) == 1:
-        return f"How robust is {runs[0].label}?"
-    if len(runs) == 2:
-        return f"How robust are {runs[0].label} and {runs[1].label}?"
-    return f"How robust are these {len(runs)} models?"
+def _title(labels: list[str]) -> str:
+    if len(labels) == 1:
+        return f"How robust is {labels[0]}?"
+    if len(labels) == 2:
+        return f"How robust are {labels[0]} and {labels[1]}?"
+    return f"How robust are these {len(labels)} models?"
 
 
 def _grouped(runs: Iterable[Run], key: Any) -> list[list[Run]]:
@@ -147,9 +191,16 @@ def _grouped(runs: Iterable[Run], key: Any) -> list[list[Run]]:
     return list(groups.values())
 
 
-def _findings(run: Run) -> list[Finding]:
+def _findings(subject: _Subject) -> list[Finding]:
     """What the checks saw, the gravest first, each once."""
-    return sorted(dict.fromkeys((*run.summary.warnings, *run.info.findings)), key=lambda found: _SEVERITY[found.level])
+    found: list[Finding] = []
+    if subject.run:
+        found += [*subject.run.summary.warnings, *subject.run.info.findings]
+    if subject.weather:
+        found += [*subject.weather.summary.warnings, *subject.weather.info.findings]
+    if subject.films:
+        found += [*subject.films.summary.warnings, *subject.films.info.findings]
+    return sorted(dict.fromkeys(found), key=lambda each: _SEVERITY[each.level])
 
 
 def _figure(draw: Any, alt: str, *, wide: int = WIDE) -> Figure:
@@ -174,7 +225,9 @@ def _distances(group: list[Run]) -> Figure:
         for run in group
         if run.summary.distances
     )
-    return _figure(lambda width: charts.distances(group, width=width), f"Distances of the nearest points found. {told}.")
+    return _figure(
+        lambda width: charts.distances(group, width=width), f"Distances of the nearest points found. {told}."
+    )
 
 
 def _waterfall(run: Run, place: int, num: int) -> tuple[Run, Figure]:

@@ -81,18 +81,16 @@ def read(folder: Path) -> Run:
     return Run(summary.name, info, summary, outcomes, gallery)
 
 
-def told_apart(runs: list[Run]) -> list[Run]:
-    """The runs with labels that differ and can be drawn: a repeated name gets its number behind it."""
-    seen: set[str] = set()
-    apart = []
-    for run in runs:
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Labels that differ and can be drawn: a repeated name gets its number behind it."""
+    apart: list[str] = []
+    for given in names:
         # Control characters are no text; SVG, which is XML, cannot hold them even escaped.
-        name = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in run.label) or "run"
+        name = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in given) or "run"
         label, number = name, 2
-        while label in seen:
+        while label in apart:
             label, number = f"{name} ({number})", number + 1
-        seen.add(label)
-        apart.append(replace(run, label=label))
+        apart.append(label)
     return apart
 
 

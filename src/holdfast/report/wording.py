@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 from holdfast.foundation import units
+from holdfast.records.conditions import ConditionsSummary, Mean
 from holdfast.records.schema import Rate, Summary
+from holdfast.records.sequences import SequencesSummary
 
 _NBSP = "\N{NO-BREAK SPACE}"
 _THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -81,6 +83,51 @@ def headline(summary: Summary) -> str:
         f"Of {images(clean.n)} the model gets {percent(clean.value)} right; after a worst-case change of "
         f"{change(summary.threat, summary.eps)} it still gets {percent(robust.value)} right ({interval(robust)})."
     )
+
+
+def weather_headline(summary: ConditionsSummary) -> str:
+    """What the corruptions did, in one sentence."""
+    right = 1 - summary.clean.error.value
+    worst = max(summary.rows, key=lambda row: row.mean_error)
+    mean = (
+        summary.mean_error.value
+        if summary.mean_error
+        else sum(row.mean_error for row in summary.rows) / len(summary.rows)
+    )
+    kinds = f"{len(summary.counted)} common corruptions" if summary.mean_error else f"{len(summary.rows)} corruptions"
+    suffers = worst.corruption.replace("_", " ")
+    return (
+        f"Of {images(summary.n)} it gets {percent(right)} right when they are clean and {percent(1 - mean)} under "
+        f"{kinds}, on average; it suffers most from {suffers} ({percent(1 - worst.mean_error)} right)."
+    )
+
+
+def film_headline(summary: SequencesSummary) -> str:
+    """How steady the model is, in one sentence."""
+    assert summary.mean_flip_probability is not None
+    least = max(
+        (row for row in summary.rows if row.perturbation in summary.counted), key=lambda row: row.flip_probability.value
+    )
+    return (
+        f"Along {len(summary.counted)} kinds of small changes it changes its mind in "
+        f"{percent(summary.mean_flip_probability.value)} of the steps; it is least steady under "
+        f"{least.perturbation.replace('_', ' ')} ({percent(least.flip_probability.value)})."
+    )
+
+
+def means(summary: ConditionsSummary) -> list[tuple[str, Mean, str]]:
+    """(its right name, the mean, its unit): the headline figures; of a model trained on the test, those left untouched."""
+    found = []
+    if summary.mce is not None:
+        found.append((f"mCE, normalised by {summary.baseline}", summary.mce_untouched or summary.mce, ""))
+    mean = summary.untouched or summary.mean_error
+    if mean is not None:
+        found.append(("Mean corruption error, not normalised", mean, f"{_NBSP}%"))
+    if summary.untouched is not None or summary.mce_untouched is not None:
+        found = [(f"{name}, where training left it alone", value, unit) for name, value, unit in found]
+    if summary.held_out is not None:
+        found.append(("Mean error, held-out corruptions", summary.held_out, f"{_NBSP}%"))
+    return found
 
 
 def chance(p: float) -> str:

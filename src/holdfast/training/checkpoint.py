@@ -43,6 +43,7 @@ def trained(net: str, source: Source, recipe: Recipe, path: Path) -> str:
         "net": net,
         "recipe": recipe_id,
         "objective": type(recipe.objective).__name__,
+        "operations": json.dumps([*recipe.objective.operations, *(["translate"] if recipe.shift else [])]),
         "threat": json.dumps({"name": recipe.threat.name, "eps": recipe.threat.eps}),
         "data": source.name,
     }

@@ -1,0 +1,1 @@
+"""The parts of `attacks_vs_peers.py`: models, pairings, libraries, measurements."""
