@@ -6,8 +6,9 @@ mended while it is loaded, see `MENDED`, and nothing else. Its functions draw fr
 which do not depend on the severity, are made again from the same seed and stored.
 
 The constants of 32 pixels are run on 32 pixels and those of 224 on 28, both on 16 where pixels change each for itself:
-apart from the constants the size is in the side of the fog and in the shapes of fog, frost and snow. Frost is laid over made-up pictures, see `pane`: the photographs
-are not ours to pass on. JPEG and pixelate are Pillow's own and are compared with it in the unit tests.
+apart from the constants the size is in the side of the fog and in the shapes of fog, frost and snow. Frost is laid over
+made-up pictures, see `pane`: the photographs are not ours to pass on. JPEG and pixelate are Pillow's own and are compared
+with it in the unit tests.
 
     python benchmarks/golden/make_weather_digital.py CHECKOUT [--out tests/parity/golden/weather_digital.npz]
 """

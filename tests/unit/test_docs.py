@@ -20,8 +20,9 @@ from holdfast.ascent import starts, steps
 from holdfast.audit.config import AuditConfig, build
 from holdfast.audit.outlines import OUTLINES
 from holdfast.cli.app import run
+from holdfast.cli.corruptions import Natural
 from holdfast.foundation import errors, registry
-from holdfast.records import schema
+from holdfast.records import conditions, schema, sequences
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -102,7 +103,11 @@ def test_every_page_is_in_the_index() -> None:
     assert [page.name for page in DOCS if page.name != "index.md" and f"({page.name})" not in index] == []
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "corruptions.md"],
+    ids=lambda page: page.name,
+)
 def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     """In a process of their own: an import that this file makes could hide one that the page forgot."""
     blocks = _blocks(page, "python")
@@ -212,6 +217,39 @@ def test_every_attack_option_is_documented_with_its_default() -> None:
 def test_the_schema_is_documented(kind: type[schema.Frozen], heading: str) -> None:
     section = _text(ROOT / "docs" / "audit.md").partition(f"### {heading}\n")[2].partition("\n### ")[0]
     assert [field for field in kind.model_fields if f"`{field}`" not in section] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "heading"),
+    [
+        (conditions.ConditionsInfo, "corruptions/run.json"),
+        (conditions.Overlap, "corruptions/run.json"),
+        (conditions.Outcomes, "corruptions/outcomes.jsonl"),
+        (conditions.ConditionsSummary, "corruptions/summary.json"),
+        (conditions.Cell, "corruptions/summary.json"),
+        (conditions.Row, "corruptions/summary.json"),
+        (conditions.Mean, "corruptions/summary.json"),
+        (sequences.SequencesInfo, "perturbations/run.json"),
+        (sequences.Sequences, "perturbations/outcomes.jsonl"),
+        (sequences.SequencesSummary, "perturbations/summary.json"),
+        (sequences.SequencesRow, "perturbations/summary.json"),
+    ],
+)
+def test_the_schema_of_corruptions_is_documented(kind: type[schema.Frozen], heading: str) -> None:
+    section = _text(ROOT / "docs" / "corruptions.md").partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    shared = _text(ROOT / "docs" / "corruptions.md") if kind in (conditions.Row, conditions.Cell) else section
+    assert [field for field in kind.model_fields if f"`{field}`" not in shared] == []
+
+
+def test_every_option_of_corruptions_is_documented_on_their_page() -> None:
+    page = _text(ROOT / "docs" / "corruptions.md")
+    natural = {f"--{field.replace('_', '-')}" for field in Natural.__dataclass_fields__}
+    assert len(natural) > 8 and [option for option in sorted(natural) if f"`{option}`" not in page] == []
+    checks = re.findall(
+        r'finding\(\s*"([^"]+)"',
+        "".join(_text(ROOT / "src" / "holdfast" / "audit" / room / "run.py") for room in ("corrupted", "perturbed")),
+    )
+    assert len(checks) > 6 and [check for check in checks if f"`{check}`" not in page] == []
 
 
 def test_every_check_is_documented() -> None:

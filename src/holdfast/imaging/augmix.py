@@ -81,32 +81,44 @@ def augmix(
     found = draws or draw(key, severity=severity, width=width)
     x = x.detach()
     width = found.depth.shape[1]
-    chains = (x * 255).round_().clamp_(0, 255).to(torch.uint8).repeat_interleave(width, 0)
     operation, strength, depth = (part.flatten(0, 1) for part in (found.operation, found.strength, found.depth))
+    order = depth.argsort(descending=True)  # the chains that go on come first, in one piece
+    operation, strength = operation[order], strength[order]
+    chains = rowwise(_levels, x).index_select(0, order // width)
     for step in range(found.operation.shape[2]):
-        rows = (depth > step).nonzero()[:, 0]
-        chains[rows] = operate(chains[rows], operation[rows, step], strength[rows, step])
-    chains = chains.view(len(x), width, *x.shape[1:])
-    share = found.share.to(x.dtype)
+        active = int((depth > step).sum())
+        chains[:active] = operate(chains[:active], operation[:active, step], strength[:active, step])
+    chains = chains.index_select(0, order.argsort()).view(len(x), width, *x.shape[1:])
+    return rowwise(_mixture, x, chains, found.weight, found.share)
+
+
+def _levels(x: Tensor) -> Tensor:
+    return (x * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _mixture(x: Tensor, chains: Tensor, weight: Tensor, share: Tensor) -> Tensor:
+    """Images (N,C,H,W) mixed with their chains (N,width,C,H,W) uint8."""
+    share = share.to(x.dtype)
     out = x * (1 - share).view(-1, 1, 1, 1)
-    for number, weight in enumerate(found.weight.to(x.dtype).unbind(1)):
-        out += chains[:, number] * (share * weight / 255).view(-1, 1, 1, 1)
+    for number, each in enumerate(weight.to(x.dtype).unbind(1)):
+        out += chains[:, number] * (share * each / 255).view(-1, 1, 1, 1)
     return out.clamp_(0, 1)
 
 
 def operate(levels: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     """Images (R,C,H,W) uint8, each after its own operation: numbers of `OPERATIONS` and signed strengths, (R,)."""
-    out = torch.empty_like(levels)
+    order = operation.argsort()  # rows of one operation lie in one piece: no scattering
+    counts = torch.bincount(operation.clamp(max=len(TABLES)), minlength=len(TABLES) + 1).tolist()
+    operation, strength = operation[order], strength[order]
+    *parts, moved = levels.index_select(0, order).split(counts)
+    *strengths, signed = strength.split(counts)
     for number, tables in enumerate((_autocontrast, _equalize, _posterize, _solarize)):
-        rows = (operation == number).nonzero()[:, 0]
-        images = levels[rows].flatten(2)
-        table = tables(images, strength[rows].abs().view(-1, 1, 1)).clamp_(0, 255).to(torch.uint8)
-        found = table.expand(*images.shape[:2], 256).gather(2, images.to(torch.int64))
-        out[rows] = found.view(-1, *levels.shape[1:])
-    rows = (operation >= len(TABLES)).nonzero()[:, 0]
-    maps = _maps(operation[rows], strength[rows], (levels.shape[2], levels.shape[3]))
-    out[rows] = rowwise(_moved, levels[rows], maps)
-    return out
+        images = parts[number].flatten(2)
+        table = tables(images, strengths[number].abs().view(-1, 1, 1)).clamp_(0, 255).to(torch.uint8)
+        table = table.expand(*images.shape[:2], 256)
+        parts[number] = table.gather(2, images.to(torch.int64)).view_as(parts[number])
+    maps = _maps(operation[len(operation) - len(moved) :], signed, (levels.shape[2], levels.shape[3]))
+    return torch.cat([*parts, rowwise(_moved, moved, maps)]).index_select(0, order.argsort())
 
 
 def _autocontrast(images: Tensor, strength: Tensor) -> Tensor:
@@ -168,15 +180,15 @@ def _moved(levels: Tensor, maps: Tensor) -> Tensor:
     As Pillow does it: what is read within half a pixel of the edge is the edge's value.
     """
     high, wide = levels.shape[2:]
-    a, b, c, d, e, f = maps.view(-1, 6, 1, 1).unbind(1)
-    across = torch.arange(wide, dtype=torch.float64, device=levels.device) + 0.5
-    down = (torch.arange(high, dtype=torch.float64, device=levels.device) + 0.5)[:, None]
-    u, v = a * across + b * down + c, d * across + e * down + f
+    a, b, c, d, e, f = maps.to(torch.float32).view(-1, 6, 1, 1).unbind(1)
+    across = torch.arange(0.5, wide, device=levels.device)
+    down = torch.arange(0.5, high, device=levels.device)[:, None]
+    u, v = a * across + (b * down + c), d * across + (e * down + f)
     inside = (u >= 0) & (u < wide) & (v >= 0) & (v < high)
-    u, v = (u - 0.5).clamp_(0, wide - 1).where(inside, -2), (v - 0.5).clamp_(0, high - 1)
+    u, v = u.sub_(0.5).clamp_(0, wide - 1).where(inside, -2), v.sub_(0.5).clamp_(0, high - 1)
     # On planes whose sides are powers of 2 whole and half pixels survive the unit of grid_sample, float32 in [-1, 1].
     tall, broad = (1 << (side - 1).bit_length() for side in (high, wide))
     planes = F.pad(levels.to(torch.float32), (0, broad - wide, 0, tall - high))
-    grid = torch.stack([(2 * u + 1) / broad - 1, (2 * v + 1) / tall - 1], -1).to(torch.float32)
-    found = F.grid_sample(planes, grid, align_corners=False, padding_mode="zeros")
+    grid = torch.stack([u.add_(0.5).mul_(2 / broad).sub_(1), v.add_(0.5).mul_(2 / tall).sub_(1)], 1)
+    found = F.grid_sample(planes, grid.permute(0, 2, 3, 1), align_corners=False, padding_mode="zeros")
     return found[..., :high, :wide].add_(_LIFT).to(torch.uint8)

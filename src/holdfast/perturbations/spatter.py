@@ -14,6 +14,8 @@ from holdfast.imaging.rowwise import rowwise
 from holdfast.imaging.splashes import water, wet
 from holdfast.perturbations.perturbation import Draws, Perturbation
 
+_Constants = tuple[int, float, float, float, float, tuple[float, ...]]
+
 _LIGHT = 0.6
 """The strength of the drops' light."""
 
@@ -40,17 +42,10 @@ class Spatter(Perturbation):
         "224": ((31, 0.65, 0.27, 3.7, 0.69, (0.05, 0.1, 0.15, 0.7)),),
     }
 
-    def draw(
-        self,
-        keys: Tensor,
-        shape: tuple[int, int, int],
-        constants: tuple[int, float, float, float, float, tuple[float, ...]],
-    ) -> Draws:
+    def draw(self, keys: Tensor, shape: tuple[int, int, int], constants: _Constants) -> Draws:
         return {"normal": randomness.box_muller(keys, shape[1:])}
 
-    def apply(
-        self, x: Tensor, constants: tuple[int, float, float, float, float, tuple[float, ...]], draws: Draws
-    ) -> Tensor:
+    def apply(self, x: Tensor, constants: _Constants, draws: Draws) -> Tensor:
         count, mean, deviation, smoothing, threshold, shares = constants
 
         def spattered(x: Tensor, normal: Tensor) -> Tensor:
