@@ -176,6 +176,27 @@ def without(room: Room, name: str) -> str:
     return "w.safetensors"
 
 
+def natural(*arguments: str, says: tuple[str, ...]):
+    """An audit over corruptions or perturbations of a net that is right."""
+
+    def case(room: Room):
+        net = (
+            "--model",
+            NET,
+            "--weights",
+            room.weights,
+            "--option",
+            "width=4",
+            "--option",
+            "hidden=32",
+            "--limit",
+            "8",
+        )
+        return ("audit", *net, *arguments, "--out", "run"), says
+
+    return case
+
+
 def toml(room: Room, text: str) -> str:
     return room.text("audit.toml", f'model = "net:small_cnn"\n{text}\n')
 
@@ -349,6 +370,37 @@ CASES: dict[str, Callable] = {
     "argument: too many": options("digits", says=("digits", "audit --help")),
     "command: unknown": plainly("audti", says=("audti", 'Did you mean "audit"')),
     "list: unknown kind": plainly("list", "atack", says=("atack", "did you mean attack")),
+    # Corruptions and perturbations
+    "corruptions: unknown": natural("--corruptions", "fogg", says=("unknown corruption 'fogg'", "did you mean fog")),
+    "corruptions: severity 6": natural(
+        "--corruptions", "fog", "--severities", "6", says=("severity is 6", "1, 2, 3, 4, 5")
+    ),
+    "corruptions: wrong variant": natural(
+        "--corruptions", "fog", "--variant", "224", says=("variant '224'", "32 x 32")
+    ),
+    "corruptions: no frost": natural(
+        "--corruptions", "frost", "--frost-dir", ".", says=("frost1.png", "procedural", "not the published mCE")
+    ),
+    "corruptions: no released files": natural("--released", ".", says=("neither labels.npy nor folders",)),
+    "corruptions: JPEG 0": natural("--corruptions", "fog", "--jpeg", "0", says=("jpeg is 0", "85")),
+    "corruptions: no baseline": natural(
+        "--corruptions", "fog", "--baseline", "no", says=("no/corruptions", "to its end")
+    ),
+    "corruptions: unknown adaptation": natural(
+        "--corruptions", "fog", "--adapt", "tend", says=("unknown defence 'tend'", "did you mean tent")
+    ),
+    "corruptions: nothing to adapt": natural("--corruptions", "fog", "--adapt", "tent", says=("batch norm",)),
+    "perturbations: unknown": natural(
+        "--perturbations", "tild", says=("unknown perturbation 'tild'", "did you mean tilt")
+    ),
+    "perturbations: difficulty 4": natural("--perturbations", "tilt", "--difficulty", "4", says=("difficulty is 4",)),
+    "corrupt: unknown layout": plainly(
+        "corrupt", "--layout", "tar", "--out", "set", says=("layout is 'tar'", "arrays")
+    ),
+    "corrupt: some severities": plainly(
+        "corrupt", "--severities", "2", "--corruptions", "fog", "--out", "set", says=("arrays hold all five", "folders")
+    ),
+    "corrupt: a file": lambda room: (("corrupt", "--out", room.text("a.txt")), ("a.txt", "folder")),
     # The configuration file
     "toml: missing": plainly("audit", "--config", "no.toml", says=("no.toml", "does not exist")),
     "toml: broken": configured("eps = = 1", "audit.toml", "line 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from holdfast.audit.outlines import OUTLINES
 from holdfast.foundation import registry
 from holdfast.records import store
 
-COMMANDS = ("audit", "demo", "doctor", "list", "plan", "report", "verify")
+COMMANDS = ("attack", "audit", "corrupt", "demo", "doctor", "list", "plan", "report", "verify")
 SMALL = ("--option", "width=4", "--option", "hidden=32")
 
 
@@ -104,6 +105,42 @@ def test_json_alone_goes_to_stdout(net, cli) -> None:
     assert printed == json.loads(Path("run/summary.json").read_text()) and "clean: 40/40" in ran.err
     again = cli("audit", *net, "--limit", 40, "--eps", "0.1", "--plan", "sweep", "--out", "run", "--json", "--quiet")
     assert json.loads(again.out) == printed and not again.err
+
+
+def test_corruptions_and_perturbations_join_the_worst_case(net, cli) -> None:
+    both = ("--corruptions", "fog", "pixelate", "--severities", 1, 5, "--perturbations", "tilt")
+    ran = cli("audit", *net, "--limit", 40, "--eps", "0.1", "--plan", "sweep", *both, "--out", "run")
+    assert ran.code == 0, ran.err
+    assert re.search(r"^fog +\d", ran.out, re.M) and re.search(r"^tilt +\d", ran.out, re.M)
+    assert "mean corruption error (not normalised), 2 corruptions" in ran.out and "robust accuracy, linf 0.1" in ran.out
+    assert "corruptions: 200/200" in ran.err and "perturbations: 40/40" in ran.err
+    page = Path("run/report.html").read_text()
+    assert all(f'id="{section}"' in page for section in ("curve", "corruptions", "perturbations"))
+    again = cli("audit", *net, "--limit", 40, "--eps", "0.1", "--plan", "sweep", *both, "--out", "run", "--json", "-q")
+    assert set(json.loads(again.out)) == {"worst_case", "corruptions", "perturbations"} and not again.err
+
+
+def test_corruptions_alone_need_no_radius(net, cli, digits_net) -> None:
+    ran = cli("audit", *net, "--limit", 12, "--corruptions", "fog", "--severities", 3, "--quiet")
+    assert ran.code == 0, ran.err
+    assert [path.name for path in Path("runs").iterdir()] == ["digits-digits-corruptions"]
+    assert "training unknown" in ran.out
+    alone = cli("audit", *net, "--limit", 12, "--corruptions", "fog", "--severities", 3, "--out", "own", "--json", "-q")
+    assert set(json.loads(alone.out)) == {"corruptions"}
+    assert cli("report", "own", "runs/digits-digits-corruptions", "--out", "both.html").code == 0
+
+
+def test_a_written_set_is_read_again_and_shown(net, cli) -> None:
+    assert cli("corrupt", "--data", "digits", "--limit", 12, "--corruptions", "fog", "--out", "set", "-q").code == 0
+    made = cli("audit", *net, "--limit", 12, "--corruptions", "fog", "--out", "made", "--json", "-q")
+    read = cli("audit", *net, "--limit", 12, "--released", "set", "--out", "read", "--json", "-q")
+    assert json.loads(read.out)["corruptions"]["cells"] == json.loads(made.out)["corruptions"]["cells"]
+    other = cli("audit", *net, "--limit", 30, "--released", "set", "--out", "other", "-q")
+    assert other.code == 2 and "has 12 images a condition, and not the sample" in other.err
+    ran = cli("corrupt", "--corruptions", "fog", "snow", "--out", "gallery.png")
+    assert ran.code == 0 and "2 corruptions, constants for 32 pixels" in ran.out
+    with Image.open("gallery.png") as sheet:
+        assert sheet.width > sheet.height
 
 
 def test_a_run_of_its_own_under_runs(net, cli, digits_net) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.audit.flips import flips, top5_distances
+from holdfast.audit.perturbed.flips import flips, top5_distances
 from holdfast.foundation import registry
 from holdfast.perturbations.perturbation import Draws
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdfast.audit.flips import ALEXNET_FLIPS, EXTRA, TEST, flips, rates, top5_distances
+from holdfast.audit.perturbed.flips import ALEXNET_FLIPS, EXTRA, TEST, flips, rates, top5_distances
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadData, BadValue
 

@@ -10,10 +10,7 @@ from torch import Tensor
 
 from holdfast import keys
 from holdfast.ascent.state import State
-from holdfast.threats.l2 import L2
 from holdfast.threats.threat import rows as per_row
-
-_EUCLIDEAN = L2(1.0)
 
 
 def waning(count: Tensor, steps: int, first: float, last: float, like: Tensor) -> Tensor:
@@ -29,8 +26,12 @@ def _half_cosine(steps: int, first: float, last: float) -> tuple[float, ...]:
 
 def heading(state: State, grad: Tensor) -> Tensor:
     """The gradient at Euclidean length 1; where it vanishes, a random direction of that length."""
-    lost = grad.flatten(1).abs().amax(1) == 0
+    largest = grad.flatten(1).abs().amax(1)
+    lost = largest == 0
     if lost.any():
         draw = keys.normal(keys.fold(state.rows.key, state.count), grad.shape[1:], dtype=grad.dtype)
         grad = torch.where(per_row(lost, grad), draw, grad)
-    return _EUCLIDEAN.steepest(grad)
+        largest = grad.flatten(1).abs().amax(1)
+    # Scaled by the largest entry first: the squares of gradients around 1e-30 would vanish in float32.
+    scaled = grad / per_row(largest, grad)
+    return scaled / per_row(scaled.flatten(1).norm(dim=1), grad)

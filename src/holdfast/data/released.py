@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from holdfast.data.fingerprint import digest, of_files
+from holdfast.data.fingerprint import digest, of_array, of_files
 from holdfast.data.folder import Folder
 from holdfast.data.reading import reading
-from holdfast.data.source import Batch, Source
+from holdfast.data.source import Batch, Source, locate
 from holdfast.foundation.errors import BadData, BadFile, UnknownName
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -21,7 +21,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 class Released(Protocol):
     """Corrupted images that somebody stored: for every corruption and severity the same images in the same order.
 
-    ``corruptions``: the names found, in alphabetical order. ``n`` images per condition, of ``shape`` (C, H, W).
+    ``corruptions``: the names found, in alphabetical order. ``ids``: of the clean images that they are of, ascending int64,
+    one per image of a condition. ``shape``: (C, H, W).
     """
 
     @property
@@ -29,15 +30,16 @@ class Released(Protocol):
     @property
     def corruptions(self) -> tuple[str, ...]: ...
     @property
-    def n(self) -> int: ...
+    def ids(self) -> np.ndarray: ...
     @property
     def shape(self) -> tuple[int, int, int]: ...
 
-    def take(self, corruption: str, severity: int, places: np.ndarray) -> Batch:
-        """The images at these places, uint8, with their labels.
+    def take(self, corruption: str, severity: int, ids: np.ndarray) -> Batch:
+        """The images of these ids, uint8, with their labels.
 
         Raises:
             UnknownName: a corruption that is not there.
+            BadValue: an id that is not there.
             BadFile, BadData: images that cannot be read, or are of another size.
         """
         ...
@@ -49,12 +51,16 @@ class Released(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArrayFiles:
-    """CIFAR-10-C's layout: ``NAME.npy``, uint8 (5 n, H, W, 3), the blocks of severities 1 to 5; ``labels.npy``."""
+    """CIFAR-10-C's layout: ``NAME.npy``, uint8 (5 n, H, W, 3), the blocks of severities 1 to 5; ``labels.npy``.
+
+    ``ids.npy``, which `holdfast corrupt` adds where only a part of the images was written, says which ones; else the ids
+    are 0 to n - 1.
+    """
 
     root: Path
     name: str
     corruptions: tuple[str, ...]
-    n: int
+    ids: np.ndarray = field(repr=False)
     shape: tuple[int, int, int]
     labels: np.ndarray = field(repr=False)
 
@@ -62,7 +68,7 @@ class ArrayFiles:
     def open(root: Path) -> ArrayFiles:
         """The arrays in ``root``. Raises BadFile or BadData where one has the wrong shape, naming both."""
         labels = _array(root / "labels.npy")
-        files = sorted(one for one in root.glob("*.npy") if one.name != "labels.npy")
+        files = sorted(one for one in root.glob("*.npy") if one.name not in ("labels.npy", "ids.npy"))
         if not files:
             raise BadFile(
                 f"{root} holds labels.npy and no other array", hint="put NAME.npy of each corruption beside it"
@@ -90,18 +96,23 @@ class ArrayFiles:
                 )
         assert shape is not None
         height, width, channels = shape
-        names = tuple(file.stem for file in files)
-        return ArrayFiles(root, root.name, names, rows // len(SEVERITIES), (channels, height, width), labels)
+        names, n = tuple(file.stem for file in files), rows // len(SEVERITIES)
+        ids = np.asarray(_array(root / "ids.npy")) if (root / "ids.npy").is_file() else np.arange(n)
+        if ids.shape != (n,) or ids.dtype.kind not in "iu" or (np.diff(ids) <= 0).any():
+            raise BadData(f"{root / 'ids.npy'} does not hold {n} ascending integers", hint="write the set again")
+        return ArrayFiles(root, root.name, names, ids.astype(np.int64), (channels, height, width), labels)
 
-    def take(self, corruption: str, severity: int, places: np.ndarray) -> Batch:
+    def take(self, corruption: str, severity: int, ids: np.ndarray) -> Batch:
         if corruption not in self.corruptions:
             raise UnknownName.among(f"corruption in {self.root}", corruption, self.corruptions)
-        rows = (severity - 1) * self.n + places
+        rows = (severity - 1) * len(self.ids) + locate(self.ids, ids, where=self.name)
         images = _array(self.root / f"{corruption}.npy")[rows]
         return Batch(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), self.labels[rows].astype(np.int64))
 
     def fingerprint(self) -> str:
-        return digest(of_files(self.root, ["labels.npy", *(f"{name}.npy" for name in self.corruptions)]))
+        return digest(
+            of_array(self.ids), of_files(self.root, ["labels.npy", *(f"{name}.npy" for name in self.corruptions)])
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +122,7 @@ class FolderTree:
     root: Path
     name: str
     corruptions: tuple[str, ...]
-    n: int
+    ids: np.ndarray = field(repr=False)
     shape: tuple[int, int, int]
     conditions: dict[tuple[str, int], Folder] = field(repr=False)
 
@@ -137,12 +148,12 @@ class FolderTree:
                     f"{len(first)} of shape {first.shape}, or other classes",
                     hint="every condition must hold the same images: fetch it again",
                 )
-        return FolderTree(root, root.name, tuple(sorted(folders)), len(first), first.shape, conditions)
+        return FolderTree(root, root.name, tuple(sorted(folders)), first.ids, first.shape, conditions)
 
-    def take(self, corruption: str, severity: int, places: np.ndarray) -> Batch:
+    def take(self, corruption: str, severity: int, ids: np.ndarray) -> Batch:
         if corruption not in self.corruptions:
             raise UnknownName.among(f"corruption in {self.root}", corruption, self.corruptions)
-        return self.conditions[corruption, severity].take(places)
+        return self.conditions[corruption, severity].take(ids)
 
     def fingerprint(self) -> str:
         return digest(*(found.fingerprint() for found in self.conditions.values()))
@@ -170,9 +181,9 @@ def check_belongs(released: Released, source: Source) -> None:
             f"the images of {released.name} have shape {released.shape}, those of {source.name} {source.shape}",
             hint="give with --data the clean test images of the same benchmark",
         )
-    if int(ids.max()) >= released.n:
+    if len(missing := np.setdiff1d(ids, released.ids)):
         raise BadData(
-            f"{released.name} has {released.n} images a condition, and {source.name} the sample {int(ids.max())}",
+            f"{released.name} has {len(released.ids)} images a condition, and not the sample {missing[0]} of {source.name}",
             hint="give with --data the clean test images of the same benchmark",
         )
     few = ids[np.linspace(0, len(ids) - 1, min(len(ids), 256)).astype(int)]

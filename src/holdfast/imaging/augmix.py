@@ -56,9 +56,7 @@ def draw(key: Tensor, *, severity: float = 3.0, width: int = 3) -> Draws:
     )
 
 
-def augmix(
-    x: Tensor, key: Tensor, *, severity: float = 3.0, width: int = 3, draws: Draws | None = None
-) -> Tensor:
+def augmix(x: Tensor, key: Tensor, *, severity: float = 3.0, width: int = 3, draws: Draws | None = None) -> Tensor:
     """Images (N,C,H,W) floats in [0, 1], augmented: the same shape and dtype, in [0, 1], with no gradient.
 
     Each image goes through ``width`` chains of 1 to 3 random operations, whose results are mixed by weights from a flat

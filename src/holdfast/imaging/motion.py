@@ -20,15 +20,17 @@ def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
     floats give floats. Weights are rounded to 2**-16, so that sums over levels are exact.
     """
     weights = _weights(radius, sigma)
-    reach = len(weights) - 1
+    reach, taps = len(weights) - 1, 2 * radius + 1
     height, width = x.shape[2:]
     padded = functional.pad(x if x.is_floating_point() else x.to(torch.float32), (reach,) * 4, mode="replicate")
     total = torch.zeros_like(x, dtype=padded.dtype)
     # Image by image a tap is a view. Gathering the taps of a whole batch is four times slower.
     for image, out, degrees in zip(padded, total, angle.tolist(), strict=True):
-        right, down = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        # Which way half a pixel goes hangs on the last bit: ImageMagick's operations, in its order.
+        right, down = (taps * along(math.pi * degrees / 180) for along in (math.cos, math.sin))
+        length = math.hypot(right, down)
         for tap, weight in enumerate(weights):
-            row, column = reach + math.ceil(tap * down - 0.5), reach + math.ceil(tap * right - 0.5)
+            row, column = reach + math.ceil(tap * down / length - 0.5), reach + math.ceil(tap * right / length - 0.5)
             out.add_(image[:, row : row + height, column : column + width], alpha=weight)
     return total if x.is_floating_point() else total.add_(0.5 / 257).to(x.dtype)
 

@@ -43,7 +43,9 @@ class AugMix:
 
     def __post_init__(self) -> None:
         if not 0.1 < self.severity <= 10:
-            raise BadValue(f"severity is {self.severity}; it is above 0.1 and at most 10", hint="for example severity=3")
+            raise BadValue(
+                f"severity is {self.severity}; it is above 0.1 and at most 10", hint="for example severity=3"
+            )
         if self.width < 1:
             raise BadValue(f"width is {self.width}; at least one chain is needed", hint="for example width=3")
         if not 0 <= self.weight < math.inf:

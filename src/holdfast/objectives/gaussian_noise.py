@@ -39,9 +39,7 @@ class GaussianNoise:
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma <= 10:
-            raise BadValue(
-                f"sigma is {self.sigma}; it is a deviation in units of [0, 1]", hint="for example sigma=0.1"
-            )
+            raise BadValue(f"sigma is {self.sigma}; it is a deviation in units of [0, 1]", hint="for example sigma=0.1")
         if not 0 <= self.share <= 1:
             raise BadValue(f"share is {self.share}; it is a share of the images", hint="for example share=0.5")
 

@@ -85,7 +85,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Stored:
-    """Images of released files, whose places are the ids of the clean ones."""
+    """Images of released files, by the ids of the clean ones."""
 
     released: Released
 

@@ -40,8 +40,9 @@ def write_set(source: Source, question: Asked, out: Path, *, layout: str, watch:
     """Writes the images of every corruption and severity that was asked for; returns how many.
 
     ``arrays`` is CIFAR-10-C's layout: ``NAME.npy``, uint8 (5 n, H, W, C), severities 1 to 5 one after the other, and
-    ``labels.npy``. ``folders`` is ImageNet-C's: ``NAME/SEVERITY/CLASS/ID.png``, without loss. A set that was stopped goes
-    on: a file appears when it is whole, and is not made again.
+    ``labels.npy``; of a part of the images, ``ids.npy`` says which. ``folders`` is ImageNet-C's:
+    ``NAME/SEVERITY/CLASS/ID.png``, without loss. A set that was stopped goes on: a file appears when it is whole, and is
+    not made again.
 
     Raises:
         BadValue: arrays of not all five severities, or another layout.
@@ -140,6 +141,8 @@ def _array(source: Source, question: Asked, out: Path, name: str) -> Iterator[in
             yield len(made)
     array.flush()
     np.save(out / "labels.npy", np.tile(labels, len(SEVERITIES)))
+    if (np.asarray(source.ids) != np.arange(n)).any():
+        np.save(out / "ids.npy", np.asarray(source.ids))
     part.replace(file)
 
 
