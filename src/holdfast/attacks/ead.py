@@ -54,7 +54,7 @@ class EAD(Attack):
 
     steps: int = 100
     rounds: int = 9
-    step_size: float = 0.01
+    step_size: float = 0.003
     beta: float = 0.01
     constant: float = 1.0
     abort: bool = True

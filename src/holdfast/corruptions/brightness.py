@@ -9,6 +9,10 @@ from torch import Tensor
 
 from holdfast.corruptions.corruption import Corruption, Draws, to_uint8
 from holdfast.foundation.registry import register
+from holdfast.imaging.rowwise import rowwise
+
+_TIE = 2.0**-20
+"""Else a channel that is white in exact arithmetic would be rounded and truncated to 254."""
 
 
 @register
@@ -34,7 +38,10 @@ class Brightness(Corruption):
         return {}
 
     def apply(self, x: Tensor, constants: float, draws: Draws) -> Tensor:
-        unit = x.to(torch.float32) / 255
-        value = unit.amax(1, keepdim=True)
-        lifted = (value + constants).clamp(max=1)
-        return to_uint8(torch.where(value > 0, unit * (lifted / value), lifted))
+        def lifted(x: Tensor) -> Tensor:
+            unit = x.to(torch.float32).div_(255)
+            value = unit.amax(1, keepdim=True)
+            raised = (value + constants).clamp_(max=1)
+            return to_uint8(torch.where(value > 0, unit * (raised / value), raised).add_(_TIE))
+
+        return rowwise(lifted, x)

@@ -28,11 +28,13 @@ class Corruption(ABC):
 
     ``family``: what it is, in the benchmark's words. ``standing``: whether it is one of the 15 that the benchmark counts
     (``test``), one of its 4 extra ones, for tuning (``validation``), or one of our own that nobody trains on
-    (``held_out``). ``table``: variant -> the constants of severities 1 to 5.
+    (``held_out``). ``colour_only``: whether it leaves grey images as they are. ``table``: variant -> the constants of
+    severities 1 to 5.
     """
 
     family: ClassVar[Literal["noise", "blur", "weather", "digital"]]
     standing: ClassVar[Literal["test", "validation", "held_out"]]
+    colour_only: ClassVar[bool] = False
     table: ClassVar[Mapping[str, Sequence[Any]]]
 
     @abstractmethod

@@ -25,6 +25,7 @@ class Saturate(Corruption):
 
     family: ClassVar = "digital"
     standing: ClassVar = "validation"
+    colour_only: ClassVar = True
     table: ClassVar = {
         "32": ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
         "64": ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (30.0, 0.2)),

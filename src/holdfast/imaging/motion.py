@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_BITS = 16  # of a weight: with 8-bit levels a sum of products has 24 at most, which float32 holds
+_BITS = 44  # of a weight: with 8-bit levels a sum of products has 52 at most, which float64 holds
 
 
 def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
@@ -17,12 +17,12 @@ def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
     Source: ImageMagick 6, MotionBlurImage. There are ``2 * radius + 1`` taps; tap i has the weight
     ``exp(-i**2 / (2 * sigma**2))`` (they sum to 1) and lies ``ceil(i * cos - 0.5)`` columns to the right and
     ``ceil(i * sin - 0.5)`` rows down; beyond the edge its value goes on. uint8 gives uint8, rounded down as there;
-    floats give floats. Weights are rounded to 2**-16, so that sums over levels are exact.
+    floats give floats. Weights are rounded to 2**-44, so that sums over levels are exact.
     """
     weights = _weights(radius, sigma)
     reach, taps = len(weights) - 1, 2 * radius + 1
     height, width = x.shape[2:]
-    padded = functional.pad(x if x.is_floating_point() else x.to(torch.float32), (reach,) * 4, mode="replicate")
+    padded = functional.pad(x if x.is_floating_point() else x.to(torch.float64), (reach,) * 4, mode="replicate")
     total = torch.zeros_like(x, dtype=padded.dtype)
     # Image by image a tap is a view. Gathering the taps of a whole batch is four times slower.
     for image, out, degrees in zip(padded, total, angle.tolist(), strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE, GAP, NAME, HEAD = 96, 6, 150, 28
+SIDE, GAP, NAME, HEAD = 96, 6, 168, 28
 """Pixels: of a picture (small images are enlarged, large ones shrunk to it), between two, of the names, of the heading."""
 
 
