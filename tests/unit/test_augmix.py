@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,17 +12,19 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from holdfast import keys
-from holdfast.audit.corrupted.overlap import FAMILIES
+from holdfast.audit.corrupted.overlap import FAMILIES, overlap
 from holdfast.data.arrays import from_pair
 from holdfast.data.load import load
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadValue
 from holdfast.imaging.augmix import DEPTH, OPERATIONS, TABLES, Draws, augmix, draw, operate
+from holdfast.models.load import load as load_model
 from holdfast.nets.small_cnn import SmallCNN
 from holdfast.objectives.augmix import AugMix, jensen_shannon
 from holdfast.objectives.gaussian_noise import GaussianNoise
 from holdfast.objectives.objective import Examples
 from holdfast.threats.linf import Linf
+from holdfast.training.checkpoint import trained
 from holdfast.training.loop import fit
 from holdfast.training.recipe import Recipe
 
@@ -231,6 +235,16 @@ def test_they_learn_20_digits_and_repeat_to_the_bit(objective: AugMix | Gaussian
             assert history[-1].loss < 0.5 < history[0].loss
         weights.append([value.clone() for value in net.state_dict().values()])
     assert all(torch.equal(one, other) for one, other in zip(*weights[1:]))
+
+
+@pytest.mark.parametrize(("shift", "declared"), [(0, ("gaussian_noise",)), (1, ("gaussian_noise", "translate"))])
+def test_an_audit_of_our_own_weights_knows_what_they_were_trained_on(shift: int, declared, tmp_path: Path) -> None:
+    source = load("digits:train", limit=20)
+    trained("small_cnn", source, Recipe(GaussianNoise(), Linf(0), epochs=1, shift=shift), tmp_path / "net.safetensors")
+    model = load_model("net:small_cnn", weights=tmp_path / "net.safetensors", shape=source.shape)
+    found = overlap(model.declared, ["fog", "gaussian_noise", "speckle_noise"])
+    assert found.declared == declared and set(found.touched) == {"gaussian_noise", "speckle_noise"}
+    assert not found.unknown
 
 
 def test_every_objective_declares_operations_that_the_audit_knows() -> None:

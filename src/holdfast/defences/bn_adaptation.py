@@ -121,4 +121,4 @@ def _renormalised(prior: float, layer: _BatchNorm, inputs: tuple[Tensor, ...], o
     scale = scale if layer.weight is None else scale * layer.weight
     shift = -mean * scale if layer.bias is None else layer.bias - mean * scale
     shape = (1, -1, *[1] * (x.ndim - 2))
-    return x * scale.view(shape) + shift.view(shape)
+    return torch.addcmul(shift.view(shape), x, scale.view(shape))

@@ -210,6 +210,11 @@ def describe_conditions(
     """
     findings = look(model, source).findings
     raise_errors(findings)
+    if adaptation and any(each.check == "probabilities" for each in findings):
+        raise BadModel(
+            f"the model returns probabilities, and {adaptation} adapts logits",
+            hint="take the softmax out of the model; it is not needed to classify",
+        )
     data = question.released.fingerprint() if question.released else ""
     side = source.shape[1] * source.shape[2]
     return ConditionsInfo(
