@@ -128,6 +128,8 @@ def test_corruptions_alone_need_no_radius(net, cli, digits_net) -> None:
     alone = cli("audit", *net, "--limit", 12, "--corruptions", "fog", "--severities", 3, "--out", "own", "--json", "-q")
     assert set(json.loads(alone.out)) == {"corruptions"}
     assert cli("report", "own", "runs/digits-digits-corruptions", "--out", "both.html").code == 0
+    verified = cli("verify", "own")
+    assert verified.code == 2 and "holds no adversarial images" in verified.err
 
 
 def test_a_written_set_is_read_again_and_shown(net, cli) -> None:

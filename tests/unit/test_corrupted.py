@@ -138,6 +138,12 @@ def test_a_written_set_gives_the_same_numbers_as_the_images_in_memory(data, layo
     read = holdfast.audit_corruptions(Levels(), pair, corruptions="all", released=tmp_path / "set")
     assert read.errors == made.errors and read.summary.mean_error == made.summary.mean_error
     assert open_released(tmp_path / "set").corruptions == tuple(sorted(FEW))
+    if layout == "folders":  # the released archives unpack into a folder for each family
+        (tmp_path / "families" / "digital").mkdir(parents=True)
+        (tmp_path / "set" / "pixelate").rename(tmp_path / "families" / "digital" / "pixelate")
+        nested = holdfast.audit_corruptions(Levels(), pair, released=tmp_path / "families")
+        assert nested.errors == {"pixelate": made.errors["pixelate"]}
+        (tmp_path / "families" / "digital" / "pixelate").rename(tmp_path / "set" / "pixelate")
     with pytest.raises(PlanMismatch, match="its seed is 0, now it is 1"):
         write_set(source, asked(source, corruptions=FEW, seed=1), tmp_path / "set", layout=layout)
 

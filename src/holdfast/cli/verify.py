@@ -22,9 +22,15 @@ def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - froz
         The folder of a finished run.
     """
     from holdfast.audit.verify import verify as replay
-    from holdfast.foundation.errors import BadValue, Unbelievable
-    from holdfast.records.store import read_info
+    from holdfast.foundation.errors import BadFile, BadValue, Unbelievable
+    from holdfast.records import conditions, sequences
+    from holdfast.records.store import RUN, read_info
 
+    if not (run / RUN).exists() and any((run / part).is_dir() for part in (conditions.FOLDER, sequences.FOLDER)):
+        raise BadFile(
+            f"{run} holds no adversarial images, only answers to corrupted or perturbed ones",
+            hint="run the same audit again with another --out: the numbers must be the same",
+        )
     request = dict(read_info(run).request)
     if subject.model is None and not str(request.get("model", "")).startswith("net:"):
         raise BadValue(
