@@ -394,6 +394,12 @@ CASES: dict[str, Callable] = {
         "--perturbations", "tild", says=("unknown perturbation 'tild'", "did you mean tilt")
     ),
     "perturbations: difficulty 4": natural("--perturbations", "tilt", "--difficulty", "4", says=("difficulty is 4",)),
+    "corruptions: an option without them": options(
+        "--eps", "0.1", "--jpeg", "85", says=("jpeg is given", "no corruptions")
+    ),
+    "corruptions: a bad baseline beside eps": natural(
+        "--eps", "0.1", "--corruptions", "fog", "--baseline", "no", says=("no/corruptions", "to its end")
+    ),
     "corrupt: unknown layout": plainly(
         "corrupt", "--layout", "tar", "--out", "set", says=("layout is 'tar'", "arrays")
     ),

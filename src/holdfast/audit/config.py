@@ -103,8 +103,27 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise BadValue(f"{key} is {first.get('input')!r}: {first['msg'].lower()}", hint=f"correct {key}") from None
+    _check_used(config)
     check_numbers(limit=config.limit, slots=config.slots, seed=config.seed, audited=config.audited)
     return config
+
+
+_USED_WITH = {
+    **dict.fromkeys(("severities", "frost_dir", "released", "jpeg", "adapt"), ("corruptions",)),
+    "difficulty": ("perturbations",),
+    **dict.fromkeys(("variant", "baseline"), ("corruptions", "perturbations")),
+}
+
+
+def _check_used(config: AuditConfig) -> None:
+    """Refuses what would be ignored. Raises BadValue."""
+    for key, parts in _USED_WITH.items():
+        given = getattr(config, key) != AuditConfig.model_fields[key].default
+        if given and not any(getattr(config, part) for part in parts):
+            raise BadValue(
+                f"{key} is given, and no {' or '.join(parts)}",
+                hint=f"add --{parts[0]} all, or leave {key} out",
+            )
 
 
 def check_numbers(*, limit: int | None, slots: int | None, seed: int, audited: int = 0) -> None:

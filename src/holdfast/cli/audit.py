@@ -6,7 +6,7 @@ import json as json_
 import shlex
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -19,10 +19,8 @@ from holdfast.cli.watch import watching, watching_conditions
 from holdfast.foundation import units
 
 if TYPE_CHECKING:
-    from holdfast.ascent.meter import Classifier
     from holdfast.audit.config import AuditConfig
-    from holdfast.audit.corrupted.run import Asked
-    from holdfast.audit.perturbed.run import Asked as Films
+    from holdfast.audit.corrupted.run import Watcher
     from holdfast.audit.plan import Plan
     from holdfast.data.source import Source
     from holdfast.models.model import Model
@@ -91,12 +89,16 @@ def audit(
     asked = question(config) if config.adversarial else None
     progress = terminal(stderr=True)
     model, source = load(config)
-    weather = asked_of(config, source) if config.corruptions else None
-    films = sequences_of(config, source) if config.perturbations else None
-    adapt = adaptation(config.adapt, model) if config.adapt else None
+    weather = _weather(config, model, source) if config.corruptions else None
+    films = _films(config, model, source) if config.perturbations else None
     worst = _worst_case(config, *asked, model, source, progress, quiet=quiet) if asked else None
-    under = _corruptions(config, weather, adapt, model, source, progress, quiet=quiet) if weather else None
-    along = _perturbations(config, films, model, source, progress, quiet=quiet) if films else None
+    under = along = None
+    if weather:
+        with watching_conditions(progress, "corruptions", quiet=quiet) as watch:
+            under = weather(watch)
+    if films:
+        with watching_conditions(progress, "perturbations", quiet=quiet) as watch:
+            along = films(watch)
     page = write_report([config.folder], config.folder / "report.html")
     found = {"worst_case": worst, "corruptions": under, "perturbations": along}
     if json:
@@ -140,51 +142,39 @@ def _worst_case(
         seed=config.seed,
         preflight=preflight,
         name=model.name,
-        command=shlex.join(["holdfast", *sys.argv[1:]]),
-        request=config.model_dump(mode="json", exclude_none=True),
+        **_origin(config),
     )
     with watching(progress, quiet=quiet) as watch:
         return run(model, source, info, config.folder, threat=allowed, plan=chosen, slots=config.slots, watch=watch)
 
 
-def _corruptions(
-    config: AuditConfig,
-    asked: Asked,
-    adapt: Callable[[Model], Classifier] | None,
-    model: Model,
-    source: Source,
-    progress: Console,
-    *,
-    quiet: bool,
-) -> ConditionsSummary:
-    from holdfast.audit.corrupted.api import evaluate_conditions
+def _weather(config: AuditConfig, model: Model, source: Source) -> Callable[[Watcher | None], ConditionsSummary]:
+    """What runs the model under the corruptions; everything that can be refused is refused now."""
+    from holdfast.audit.corrupted.api import divided_by, evaluate_conditions
     from holdfast.audit.corrupted.run import describe_conditions
 
-    info = describe_conditions(
-        model,
-        source,
-        asked,
-        name=f"{model.name}, {config.adapt}" if config.adapt else model.name,
-        adaptation=config.adapt or "",
-        command=shlex.join(["holdfast", *sys.argv[1:]]),
-        request=config.model_dump(mode="json", exclude_none=True),
+    asked = asked_of(config, source)
+    adapt = adaptation(config.adapt, model) if config.adapt else None
+    name = f"{model.name}, {config.adapt}" if config.adapt else model.name
+    info = describe_conditions(model, source, asked, name=name, adaptation=config.adapt or "", **_origin(config))
+    divisor = divided_by(config.baseline, info)
+    return lambda watch: evaluate_conditions(
+        model, source, info, asked, config.folder, divisor, adapt=adapt, watch=watch
     )
-    with watching_conditions(progress, "corruptions", quiet=quiet) as watch:
-        return evaluate_conditions(model, source, info, asked, config.folder, config.baseline, adapt=adapt, watch=watch)
 
 
-def _perturbations(
-    config: AuditConfig, asked: Films, model: Model, source: Source, progress: Console, *, quiet: bool
-) -> SequencesSummary:
-    from holdfast.audit.perturbed.run import describe_sequences, evaluate_sequences
+def _films(config: AuditConfig, model: Model, source: Source) -> Callable[[Watcher | None], SequencesSummary]:
+    """What follows the model along the perturbations; likewise."""
+    from holdfast.audit.perturbed.run import describe_sequences, divided_by, evaluate_sequences
 
-    info = describe_sequences(
-        model,
-        source,
-        asked,
-        name=model.name,
-        command=shlex.join(["holdfast", *sys.argv[1:]]),
-        request=config.model_dump(mode="json", exclude_none=True),
-    )
-    with watching_conditions(progress, "perturbations", quiet=quiet) as watch:
-        return evaluate_sequences(model, source, info, asked, config.folder, config.baseline, watch=watch)
+    asked = sequences_of(config, source)
+    info = describe_sequences(model, source, asked, name=model.name, **_origin(config))
+    divisor = divided_by(config.baseline, info)
+    return lambda watch: evaluate_sequences(model, source, info, asked, config.folder, divisor, watch=watch)
+
+
+def _origin(config: AuditConfig) -> dict[str, Any]:
+    return {
+        "command": shlex.join(["holdfast", *sys.argv[1:]]),
+        "request": config.model_dump(mode="json", exclude_none=True),
+    }

@@ -130,12 +130,26 @@ def audit_corruptions(
     )
     loaded = model if isinstance(model, Model) else load_model(model, shape=source.shape)
     info = describe_conditions(loaded, source, question, name=loaded.name, adaptation=adaptation)
+    divisor = divided_by(baseline, info)
     if out is not None:
-        summary = evaluate_conditions(loaded, source, info, question, Path(out), baseline, adapt=adapt, watch=watch)
+        summary = evaluate_conditions(loaded, source, info, question, Path(out), divisor, adapt=adapt, watch=watch)
         return CorruptionAudit(summary, gathered(Path(out), len(source)), np.asarray(source.ids), Path(out))
     with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
-        summary = evaluate_conditions(loaded, source, info, question, Path(folder), baseline, adapt=adapt, watch=watch)
+        summary = evaluate_conditions(loaded, source, info, question, Path(folder), divisor, adapt=adapt, watch=watch)
         return CorruptionAudit(summary, gathered(Path(folder), len(source)), np.asarray(source.ids), None)
+
+
+def divided_by(baseline: str | Path | None, info: ConditionsInfo) -> Baseline | None:
+    """What the CE of this run divide by: the baseline that is named, AlexNet where it is known, or nothing.
+
+    Raises:
+        BadFile: the folder holds no finished run over corruptions.
+        BadValue: the baseline was not measured on these conditions, or made no error there.
+    """
+    divisor = Baseline.named(str(baseline)) if baseline is not None else standard_baseline(info)
+    if divisor:
+        check_baseline(divisor, info)
+    return divisor
 
 
 def evaluate_conditions(
@@ -144,20 +158,19 @@ def evaluate_conditions(
     info: ConditionsInfo,
     question: Asked,
     folder: Path,
-    baseline: str | Path | None,
+    divisor: Baseline | None,
     *,
     adapt: Callable[[Model], Classifier] | None = None,
     watch: Watcher | None = None,
 ) -> ConditionsSummary:
     """Runs or resumes what ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
 
+    Args:
+        divisor: what a CE divides by, see `divided_by`.
+
     Raises:
         PlanMismatch, StorageError, BadFile, BadModel: as `run_conditions`.
-        BadValue: the baseline was not measured on these conditions.
     """
-    divisor = Baseline.named(str(baseline)) if baseline is not None else standard_baseline(info)
-    if divisor:
-        check_baseline(divisor, info)
     if (folder / FOLDER / SUMMARY).exists():
         same_conditions(folder, info)
         known = read_conditions_summary(folder)

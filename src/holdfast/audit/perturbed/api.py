@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.audit.config import check_numbers
 from holdfast.audit.corrupted.run import Watcher
-from holdfast.audit.perturbed.run import asked, describe_sequences, evaluate_sequences
+from holdfast.audit.perturbed.run import asked, describe_sequences, divided_by, evaluate_sequences
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
 from holdfast.models.load import load as load_model
@@ -49,7 +49,8 @@ def audit_perturbations(
     question = asked(source, perturbations=names, difficulty=difficulty, variant=variant, seed=seed)
     loaded = model if isinstance(model, Model) else load_model(model, shape=source.shape)
     info = describe_sequences(loaded, source, question, name=loaded.name)
+    divisor = divided_by(baseline, info)
     if out is not None:
-        return evaluate_sequences(loaded, source, info, question, Path(out), baseline, watch=watch)
+        return evaluate_sequences(loaded, source, info, question, Path(out), divisor, watch=watch)
     with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
-        return evaluate_sequences(loaded, source, info, question, Path(folder), baseline, watch=watch)
+        return evaluate_sequences(loaded, source, info, question, Path(folder), divisor, watch=watch)

@@ -3,9 +3,9 @@
 Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations",
 ICLR 2019, section 4.2, and the released evaluation. A measure is taken of every sequence: `flips`, the share of its pairs
 of frames with two predictions (FP), or `top5_distances`, how far the five likeliest classes move in rank (T5D). `rates`
-divides the mean of each perturbation by a baseline's and averages: of flips over AlexNet's that is mFR. The released code holds
-no T5D of AlexNet, and CIFAR-10-P has no baseline: then means are left as they are, and are a mean flip probability and a
-mean T5D, not mFR and mT5D.
+divides the mean of each perturbation by a baseline's and averages: of flips over AlexNet's that is mFR. The released code
+holds no T5D of AlexNet, and CIFAR-10-P has no baseline: then means are left as they are, and are a mean flip probability
+and a mean T5D, not mFR and mT5D.
 
 The released script for CIFAR-10-P averages spatter in place of snow. Here, as in the paper, snow counts.
 """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -162,50 +162,65 @@ def evaluate_sequences(
     info: SequencesInfo,
     question: Asked,
     folder: Path,
-    baseline: str | Path | None = None,
+    divisor: Divisor,
     *,
     watch: Watcher | None = None,
 ) -> SequencesSummary:
     """Runs or resumes what ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
 
     Args:
-        baseline: what flip probabilities are divided by: ``alexnet``, or the folder of another model's run; AlexNet for
-            all 10 on ImageNet's 1,000 classes at the variant 224 and difficulty 1 unless given, else nothing.
+        divisor: what flip probabilities are divided by, see `divided_by`.
 
     Raises:
         PlanMismatch, StorageError, BadFile: as `PartStore`.
         BadModel: the model fails on a frame; what is finished stays finished.
-        BadValue: the baseline was not measured on these perturbations.
     """
-    name, divisor = _baseline(baseline, info)
     if (folder / FOLDER / SUMMARY).exists():
         same_sequences(folder, info)
         known = read_sequences_summary(folder)
-        if known.baseline == name:
+        if known.baseline == divisor.name:
             return known
         seconds = known.seconds
     else:
         seconds = _run(model, source, info, question, folder, watch)
-    return _conclude(folder, info, question, source, (name, divisor), seconds)
+    return _conclude(folder, info, question, source, divisor, seconds)
 
 
-def _baseline(given: str | Path | None, info: SequencesInfo) -> tuple[str, dict[str, float] | None]:
+@dataclass(frozen=True)
+class Divisor:
+    """What flip probabilities are divided by: those of the model ``name``; nothing where there are none."""
+
+    name: str = ""
+    flips: Mapping[str, float] = field(default_factory=dict)
+
+
+def divided_by(baseline: str | Path | None, info: SequencesInfo) -> Divisor:
+    """What the flip rates of this run divide by.
+
+    Args:
+        baseline: ``alexnet``, or the folder of another model's run; AlexNet for all 10 on ImageNet's 1,000 classes at the
+            variant 224 and difficulty 1 unless given, else nothing.
+
+    Raises:
+        BadFile: the folder holds no finished run over perturbations.
+        BadValue: the baseline was not measured on these perturbations, or never changed its mind.
+    """
     counted = [name for name in info.perturbations if info.standing[name] == "test"]
     of_imagenet = len(info.data.class_names) == 1000 and info.variant == "224" and info.difficulty == 1
-    if given is None and not (of_imagenet and set(TEST) <= set(counted)):
-        return "", None
-    if given is None or given == "alexnet":
-        name, known = "AlexNet", dict(ALEXNET_FLIPS)
+    if baseline is None and not (of_imagenet and set(TEST) <= set(counted)):
+        return Divisor()
+    if baseline is None or baseline == "alexnet":
+        found = Divisor("AlexNet", ALEXNET_FLIPS)
     else:
-        summary = read_sequences_summary(Path(given))
-        name, known = summary.name, {row.perturbation: row.flip_probability.value for row in summary.rows}
-    for each in counted:
-        if known.get(each, 0) <= 0:
+        summary = read_sequences_summary(Path(baseline))
+        found = Divisor(summary.name, {row.perturbation: row.flip_probability.value for row in summary.rows})
+    for name in counted:
+        if found.flips.get(name, 0) <= 0:
             raise BadValue(
-                f"the baseline {name} has no flips for {each}, so that nothing can be divided by them",
+                f"the baseline {found.name} has no flips for {name}, so that nothing can be divided by them",
                 hint="run the baseline's model on the same perturbations first, or leave that one out",
             )
-    return name, known
+    return found
 
 
 def _run(
@@ -270,18 +285,17 @@ def _conclude(
     info: SequencesInfo,
     question: Asked,
     source: Source,
-    baseline: tuple[str, dict[str, float] | None],
+    divisor: Divisor,
     seconds: float,
 ) -> SequencesSummary:
     flipped, moved, frames = measured(folder, info.data.n)
-    name, divisor = baseline
     counted = tuple(each for each in info.perturbations if info.standing[each] == "test")
     rows = [
         SequencesRow(
             perturbation=each,
             frames=frames[each],
             flip_probability=_mean(flipped[each], info.seed),
-            flip_rate=float(flipped[each].mean()) / divisor[each] if divisor and divisor.get(each) else None,
+            flip_rate=float(flipped[each].mean()) / divisor.flips[each] if divisor.flips.get(each) else None,
             top5_distance=_mean(moved[each], info.seed) if each in moved else None,
         )
         for each in info.perturbations
@@ -295,15 +309,15 @@ def _conclude(
         mean_top5_distance=(
             _mean(np.mean([moved[each] for each in counted], 0), info.seed) if counted and counted[0] in moved else None
         ),
-        baseline=name if counted else "",
+        baseline=divisor.name if counted else "",
         mfr=(
-            _mean(np.mean([flipped[each] / divisor[each] for each in counted], 0), info.seed)
-            if divisor and counted
+            _mean(np.mean([flipped[each] / divisor.flips[each] for each in counted], 0), info.seed)
+            if divisor.flips and counted
             else None
         ),
         forwards=info.data.n * sum(frames.values()),
         seconds=seconds,
-        warnings=_notes(info, name),
+        warnings=_notes(info, divisor.name),
     )
     write_atomic(folder / FOLDER / SAMPLES, [_films(info, question, source)])
     write_atomic(folder / FOLDER / SUMMARY, [summary.model_dump_json(indent=2).encode()])
