@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from holdfast.cli.app import run
 from holdfast.nets.small_cnn import SmallCNN
-from holdfast.records import store
+from holdfast.records import lines, store
 
 MODELS = """
 import sys
@@ -394,9 +394,7 @@ CASES: dict[str, Callable] = {
         "--perturbations", "tild", says=("unknown perturbation 'tild'", "did you mean tilt")
     ),
     "perturbations: difficulty 4": natural("--perturbations", "tilt", "--difficulty", "4", says=("difficulty is 4",)),
-    "corruptions: an option without them": options(
-        "--eps", "0.1", "--jpeg", "85", says=("jpeg is given", "no corruptions")
-    ),
+    "corruptions: an option without them": options("--jpeg", "85", says=("jpeg is given", "no corruptions")),
     "corruptions: a bad baseline beside eps": natural(
         "--eps", "0.1", "--corruptions", "fog", "--baseline", "no", says=("no/corruptions", "to its end")
     ),
@@ -614,12 +612,37 @@ def test_no_space_left_in_the_middle(room: Room, cli, monkeypatch) -> None:
         file.write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write", write)
+        patch.setattr(store, "write", write)
+        patch.setattr(lines, "write", write)
         told(cli(*good(room, limit=40)), "no space left", "it resumes")
     assert not (room.folder / "run" / store.SUMMARY).exists()
     assert cli(*good(room, limit=40)).code == 0
     assert cli(*good(room, limit=40, out="whole")).code == 0
     assert points_of(room.folder / "run") == points_of(room.folder / "whole")
+
+
+def test_no_space_left_in_the_middle_of_the_corruptions(room: Room, cli, monkeypatch) -> None:
+    net = ("--model", NET, "--weights", room.weights, "--option", "width=4", "--option", "hidden=32", "--limit", 300)
+    command = ("audit", *net, "--corruptions", "fog", "--severities", 1, 5, "--quiet")
+    written = 0
+
+    def write(file, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written > 4:
+            file.write(data[: len(data) // 2])
+            full()
+        file.write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lines, "write", write)
+        told(cli(*command, "--out", "run"), "no space left", "it resumes")
+    torn = room.folder / "run" / "corruptions"
+    assert (torn / "outcomes.jsonl").read_bytes().count(b"\n") == 4 and not (torn / "summary.json").exists()
+    assert cli(*command, "--out", "run").code == 0
+    assert cli(*command, "--out", "whole").code == 0
+    whole = room.folder / "whole" / "corruptions" / "outcomes.jsonl"
+    assert sorted((torn / "outcomes.jsonl").read_bytes().splitlines()) == sorted(whole.read_bytes().splitlines())
 
 
 def points_of(folder: Path) -> dict[str, list]:
