@@ -22,7 +22,8 @@ The peers are optional: without them the script prints our own figures. None is 
 declares torchvision and an old requests and imports neither: install it without its dependencies. adv-lib 0.2.8 imports
 torchvision and visdom, and needs neither here.
 
-    python benchmarks/attacks_vs_peers.py [--only NAME ...] [--rounds 7] [--n 500] [--reference DIR] [--out results.json]
+    python benchmarks/attacks_vs_peers.py [--only NAME ...] [--models NAME ...] [--rounds 7] [--n 500] [--reference DIR]
+        [--out results.json]
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="attacks whose names begin so, in any case (default all)"
     )
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="models whose names begin so (default all)")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     parser.add_argument("--n", type=int, default=500, help="images of each model, at most (default 500)")
     parser.add_argument("--reference", type=Path, help="folder of reference models, attacked as well")
@@ -129,7 +131,7 @@ def main() -> None:
     entries = []
     subjects = [*digits(given.n), *(references(given.reference, given.n) if given.reference else ())]
     for subject in subjects:
-        for pairing in pairings:
+        for pairing in pairings if subject.name.startswith(tuple(given.models or [""])) else ():
             if subject.again and pairing.minimal:
                 continue
             entry = measure(subject, pairing, found, given.rounds)

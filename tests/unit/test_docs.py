@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import os
@@ -23,6 +24,8 @@ from holdfast.cli.app import run
 from holdfast.cli.corruptions import Natural
 from holdfast.foundation import errors, registry
 from holdfast.records import conditions, schema, sequences
+from holdfast.training import recipes
+from holdfast.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -250,6 +253,18 @@ def test_every_option_of_corruptions_is_documented_on_their_page() -> None:
         "".join(_text(ROOT / "src" / "holdfast" / "audit" / room / "run.py") for room in ("corrupted", "perturbed")),
     )
     assert len(checks) > 6 and [check for check in checks if f"`{check}`" not in page] == []
+
+
+def test_every_recipe_setting_and_option_of_train_is_documented() -> None:
+    page = _text(ROOT / "docs" / "training.md")
+    wanted = [
+        *recipes.names(),
+        *(field.name for field in dataclasses.fields(Recipe) if field.name not in ("objective", "threat")),
+    ]
+    assert len(wanted) > 15 and [name for name in wanted if f"`{name}`" not in page and f"--{name}" not in page] == []
+    assert [one for one in _options("train") if one.startswith("--") and f"`{one}`" not in page] in ([], ["--help"])
+    checks = re.findall(r'_warning\(\s*"([^"]+)"', _text(ROOT / "src" / "holdfast" / "training" / "run.py"))
+    assert len(checks) == 2 and [check for check in checks if f"`{check}`" not in page] == []
 
 
 def test_every_check_is_documented() -> None:

@@ -71,14 +71,14 @@ class Walk(State):
 
 def apart(state: S, group: Tensor, ways: Sequence[Callable[[S], S]]) -> S:
     """The rows of group i, (R,) int64, after ``ways[i]``; the order of the rows stays, and what they started from."""
+    present = set(group.tolist())
+    if len(present) == 1:
+        return ways[present.pop()](state)
     parts = []
-    for number, way in enumerate(ways):
+    for number in sorted(present):
         index = (group == number).nonzero()[:, 0]
-        if len(index) == len(state):
-            return way(state)
-        if len(index):
-            before = take(state, index)
-            parts.append((index, before, way(before)))
+        before = take(state, index)
+        parts.append((index, before, ways[number](before)))
     # Only what a way has changed is written back: most of it stays, and the images are large.
     changed: dict[str, Tensor] = {}
     for index, before, after in parts:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from holdfast import keys
 from holdfast.ascent.momentum import Gathering, View
@@ -37,12 +38,12 @@ def shrunk_at_random(probability: float, smallest: float) -> View:
         chance, size, *places = keys.uniform(keys.fold(state.rows.key, state.count), (4,), dtype=torch.float64).T
 
         def change(x: Tensor) -> Tensor:
-            for dim, place in zip((2, 3), places):
-                length = x.shape[dim]
+            sizes, corners = [], []
+            for length, place in zip(x.shape[2:], places):
                 least = max(1, int(smallest * length))
-                left = least + (size * (length - least)).floor()
-                x = shrunk(x, dim, left, (place * (length - left + 1)).floor())
-            return x
+                sizes.append(least + (size * (length - least)).floor())
+                corners.append((place * (length - sizes[-1] + 1)).floor())
+            return shrunk(x, sizes, corners)
 
         # The first evaluation is that of the start itself, which is thereby known and can be kept.
         return (chance >= probability) | (state.count == 0), change
@@ -50,17 +51,13 @@ def shrunk_at_random(probability: float, smallest: float) -> View:
     return view
 
 
-def shrunk(x: Tensor, dim: int, size: Tensor, place: Tensor) -> Tensor:
-    """Each image of ``x`` shrunk along ``dim`` to ``size`` (R,) values, bilinearly, from ``place`` (R,) on; 0 elsewhere."""
-    length = x.shape[dim]
-    shape = [-1, 1, 1, 1]
-    shape[dim] = length
-    pixel = torch.arange(length, device=x.device)
-    source = (pixel + 0.5 - place[:, None]) * (length / size[:, None]) - 0.5
-    lower = source.floor()
-    found = torch.zeros_like(x)
-    for index, share in ((lower, 1 - (source - lower)), (lower + 1, source - lower)):
-        weight = torch.where((index >= 0) & (index < length), share, 0).to(x.dtype).view(shape)
-        where = index.clamp(0, length - 1).long().view(shape).expand_as(x)
-        found = found + weight * x.gather(dim, where)
-    return found
+def shrunk(x: Tensor, sizes: Sequence[Tensor], corners: Sequence[Tensor]) -> Tensor:
+    """Each image of ``x`` shrunk to so many rows and columns, (R,) each, bilinearly, its corner put there; 0 elsewhere."""
+    down, along = (
+        # Where each value along the axis comes from, -1 to 1 from edge to edge.
+        2 * (torch.arange(length, device=x.device) + 0.5 - corner[:, None]) / size[:, None] - 1
+        for length, size, corner in zip(x.shape[2:], sizes, corners)
+    )
+    shape = (len(x), *x.shape[2:])
+    grid = torch.stack([along[:, None, :].expand(shape), down[:, :, None].expand(shape)], 3).to(x.dtype)
+    return functional.grid_sample(x, grid, padding_mode="zeros", align_corners=False)

@@ -20,6 +20,7 @@ from holdfast.cli.list import list_
 from holdfast.cli.plan import plan
 from holdfast.cli.report import report
 from holdfast.cli.terminal import terminal
+from holdfast.cli.train import train
 from holdfast.cli.verify import verify
 from holdfast.foundation.errors import BadModel, HoldfastError, Incomplete
 
@@ -44,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         console=terminal(),
         error_console=problems,
     )
-    for command in (demo, audit, attack, corrupt, verify, doctor, plan, report):
+    for command in (demo, audit, train, attack, corrupt, verify, doctor, plan, report):
         app.command(command)
     app.command(list_, name="list")
     try:

@@ -37,20 +37,26 @@ def trained(net: str, source: Source, recipe: Recipe, path: Path) -> str:
             channels=source.shape[0], classes=len(source.class_names), size=source.shape[1]
         )
     history = fit(module, source, recipe)
-    metadata = {
+    state = {name: value.contiguous() for name, value in module.state_dict().items()}
+    write_atomic(path, [save(state, declared(net, recipe, recipe_id, source.name))])
+    last = history[-1]
+    return f"trained in {last.seconds:.0f} s ({last.epochs} epochs, last loss {last.loss:.3f})"
+
+
+def declared(net: str, recipe: Recipe, recipe_id: str, data: str) -> dict[str, str]:
+    """What weights say of themselves: the metadata of their file."""
+    return {
         "format": "pt",
         "holdfast": __version__,
         "net": net,
         "recipe": recipe_id,
         "objective": type(recipe.objective).__name__,
-        "operations": json.dumps([*recipe.objective.operations, *(["translate"] if recipe.shift else [])]),
+        "operations": json.dumps(
+            [*recipe.objective.operations, *(["translate"] if recipe.shift else []), *(["flip"] if recipe.flip else [])]
+        ),
         "threat": json.dumps({"name": recipe.threat.name, "eps": recipe.threat.eps}),
-        "data": source.name,
+        "data": data,
     }
-    state = {name: value.contiguous() for name, value in module.state_dict().items()}
-    write_atomic(path, [save(state, metadata)])
-    last = history[-1]
-    return f"trained in {last.seconds:.0f} s ({last.epochs} epochs, last loss {last.loss:.3f})"
 
 
 def _declared(path: Path) -> dict[str, str]:
