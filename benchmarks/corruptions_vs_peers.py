@@ -6,9 +6,9 @@ image after the other. Our draws are made within the clock, as theirs are. Round
 one thread, and a ratio is formed within a round before the median is taken. A slow peer gets as many images as fit in half a
 second.
 
-What is compared at 32 pixels differs between the peers: the authors have constants for it, imagecorruptions has those for 224
-pixels at every size. For the corruptions without draws the differences to the authors' images are told, too; with draws they
-are what the parity tests replay.
+What is compared at 32 pixels differs between the peers: the authors have constants for it, imagecorruptions has those for
+224 pixels at every size. For the corruptions without draws the differences to the authors' images are told, too; with draws
+they are what the parity tests replay.
 
 imagecorruptions 1.1.2, the version that is published, fails at import on a fresh installation; a checkout of its repository
 runs once `pkg_resources`, which setuptools no longer has, is replaced: this script does that. It needs scikit-image, scipy,
@@ -207,7 +207,8 @@ def main() -> None:
         told = f"{entry['variant']:>4} {name:18}{entry['severity']}  {rates['holdfast']['median']:10,.0f}"
         for library in (each for each in rates if each != "holdfast"):
             each = rates[library]
-            told += f"   {library} {each['median']:8,.1f} x{each['ratio']:.1f} ({each['ratio_min']:.1f} to {each['ratio_max']:.1f})"
+            told += f"   {library} {each['median']:8,.1f} x{each['ratio']:.1f} "
+            told += f"({each['ratio_min']:.1f} to {each['ratio_max']:.1f})"
             if each["ratio"] < 1:
                 slower.append(f"{library}, {entry['variant']} pixels, {name} {entry['severity']}: x{each['ratio']:.2f}")
         if "difference" in entry:

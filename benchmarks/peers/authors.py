@@ -1,4 +1,4 @@
-"""The corruptions of the ImageNet-C authors, taken out of their generator scripts, which run over a data set when imported."""
+"""The corruptions of the ImageNet-C authors, taken out of their scripts, which run over a data set when imported."""
 
 from __future__ import annotations
 

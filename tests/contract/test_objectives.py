@@ -1,0 +1,132 @@
+"""The contract of training objectives, for every registered one."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from holdfast import keys
+from holdfast.attacks.pgd import PGD
+from holdfast.audit.corrupted.overlap import FAMILIES
+from holdfast.foundation import registry
+from holdfast.objectives.objective import Examples, Objective
+from holdfast.threats.linf import Linf
+
+NAMES = registry.names("objective")
+CLASSES = 4
+
+
+def objective(name: str, **more: Any) -> Objective:
+    """The objective with what it cannot do without: an attack, a helper net."""
+    kind = registry.load("objective", name)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    needed: dict[str, Any] = {"attack": PGD(steps=2), "helper": net(seed=9)}
+    return kind(**{key: value for key, value in needed.items() if key in fields}, **more)
+
+
+def net(seed: int = 0) -> nn.Module:
+    """With batch norm, whose mode and statistics show who looked at it. One output more than there are labels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, CLASSES + 1)
+        )
+    return module.double().train()
+
+
+def batch(count: int = 6) -> Examples:
+    x = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return Examples(x, torch.arange(count) % CLASSES, keys.fold(keys.root(2), torch.arange(count)))
+
+
+def gradients(module: nn.Module, loss: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, [each for each in module.parameters() if each.requires_grad]))
+
+
+def generators() -> tuple[Any, ...]:
+    # The legacy generator of NumPy is global, too, and an objective must leave it alone.
+    return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().numpy().tobytes()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_finite_and_everything_stays_as_it_was(name: str) -> None:
+    module, given = net(), batch()
+    module[4].bias.requires_grad_(False)
+    before = generators()
+    copies = [part.clone() for part in given]
+    terms = objective(name)(module, given, Linf(0.1))
+    assert terms.loss.shape == () and terms.loss.requires_grad and bool(torch.isfinite(terms.loss))
+    assert terms.parts and all(part.shape == () and not part.requires_grad for part in terms.parts.values())
+    assert all(bool(torch.isfinite(part)) for part in terms.parts.values())
+    found = gradients(module, terms.loss)
+    assert all(bool(torch.isfinite(each).all()) for each in found) and any(float(each.abs().max()) for each in found)
+    assert all(each.training for each in module.modules())
+    flags = [each.requires_grad for each in module.parameters()]
+    assert flags == [True] * (len(flags) - 1) + [False] and all(each.grad is None for each in module.parameters())
+    assert generators() == before and all(torch.equal(one, other) for one, other in zip(given, copies))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_batch_has_the_same_loss(name: str) -> None:
+    first, second = net(), net()
+    one, other = objective(name)(first, batch(), Linf(0.1)), objective(name)(second, batch(), Linf(0.1))
+    assert torch.equal(one.loss, other.loss) and one.parts.keys() == other.parts.keys()
+    assert all(torch.equal(a, b) for a, b in zip(gradients(first, one.loss), gradients(second, other.loss)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
+    order = torch.tensor([3, 5, 0, 2, 4, 1])
+    turned = Examples(*(part[order] for part in batch()))
+    one, other = objective(name)(net(), batch(), Linf(0.1)).loss, objective(name)(net(), turned, Linf(0.1)).loss
+    assert torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_one(name: str) -> None:
+    module = net()
+    terms = objective(name)(module, batch(1), Linf(0.1))
+    assert bool(torch.isfinite(terms.loss)) and all(bool(torch.isfinite(part)) for part in terms.parts.values())
+    assert all(bool(torch.isfinite(each).all()) for each in gradients(module, terms.loss))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_the_model_sees_are_images_of_its_dtype(name: str, dtype: torch.dtype) -> None:
+    module, seen = net().to(dtype), []
+    module.register_forward_pre_hook(lambda _, given: seen.append((module.training, given[0])))
+    given = batch()
+    made = objective(name)
+    if getattr(made, "helper", None) is not None:
+        made = dataclasses.replace(made, helper=net(seed=9).to(dtype))  # type: ignore[type-var]
+    loss = made(module, given._replace(x=given.x.to(dtype)), Linf(0.1)).loss
+    trained = [x for training, x in seen if training]
+    assert loss.dtype == dtype and trained and all(x.dtype == dtype and x.shape[1:] == (3, 8, 8) for x in trained)
+    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 and not x.requires_grad for x in trained)
+    # The search is in eval mode: it must not move batch norm's statistics.
+    assert int(module[1].num_batches_tracked) == len(trained)
+    assert (len(trained) < len(seen)) == hasattr(made, "attack")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_declares_what_it_trains_on(name: str) -> None:
+    kind = registry.load("objective", name)
+    for declared in (kind.operations, objective(name).operations):
+        assert isinstance(declared, tuple) and set(declared) <= set(FAMILIES)
+    assert ("adversarial" in objective(name).operations) == ("attack" in kind.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_configuration_and_names_its_source(name: str) -> None:
+    kind = registry.load("objective", name)
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
+    assert name == "standard" or "Source: " in kind.__doc__
+    assert kind.__name__.lower() == name.replace("_", "")
+    made = objective(name)
+    assert dataclasses.replace(made) == made  # type: ignore[type-var]
