@@ -14,7 +14,7 @@ from holdfast import keys
 from holdfast.ascent.attack import Attack
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.fmn import FMN
-from holdfast.attacks.square import Square, _window
+from holdfast.attacks.square import Square, _corner
 from holdfast.audit.outlines import OUTLINES
 from holdfast.audit.plan import Plan, Stage, named
 from holdfast.audit.verify import verify
@@ -38,10 +38,11 @@ def test_every_verdict_is_borne_out_by_its_point(threat, tmp_path):
     assert threat.distance(x, audit.points).max() <= threat.eps + 1e-6
     entered = {stage.stage: stage.entered for stage in audit.summary.stages}
     assert entered["sweep"] >= entered["targets"] >= entered["soft"] >= entered["soft-1"]
-    assert 0 < entered["square-check"] <= 16
+    assert 0 < entered["square-check"] <= 12
     spent = audit.forwards + audit.backwards
     longer = 3 if threat.name == "l1" else 1
-    assert spent <= longer * (500 * int(audit.robust.sum()) + 30 * len(x))
+    escalated = 5000 * entered["square-near"]  # on 20 pixels Square may well take off as much as gradients do
+    assert spent <= longer * (500 * int(audit.robust.sum()) + 30 * len(x)) + escalated
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 8, 100])
@@ -128,7 +129,8 @@ def test_squares_reach_every_pixel():
     """In AutoAttack's code small squares never reach the last row and column."""
     x = torch.zeros(4000, 1, 5, 7)
     side = torch.ones(4000, dtype=torch.int64)
-    top, left = _window(keys.fold(keys.root(0), torch.arange(4000)), side, x)
+    draws = keys.uniform(keys.fold(keys.root(0), torch.arange(4000)), (2,), dtype=torch.float64)
+    top, left = _corner(draws, side, x)
     assert sorted(set(top.tolist())) == list(range(5)) and sorted(set(left.tolist())) == list(range(7))
 
 
