@@ -66,7 +66,7 @@ class Snow(Corruption):
         def snowed(x: Tensor, normal: Tensor, angle: Tensor) -> Tensor:
             flakes = clipped_zoom(normal.mul(deviation).add_(mean), factor)
             flakes = flakes.masked_fill_(flakes < threshold, 0).clamp_(0, 1).mul_(255).to(torch.uint8)
-            flakes = motion(flakes[:, None], int(radius), sigma, angle).to(torch.float32)
+            flakes = motion(flakes[:, None], int(radius), sigma, angle, fine=True).to(torch.float32)
             levels = x.to(torch.float32)
             white = luma(levels).mul_(1.5).add_(127.5).expand_as(levels).maximum(levels).mul_(1 - kept)
             levels = levels.mul_(kept).add_(white).add_(flakes).add_(flakes.flip(2, 3))

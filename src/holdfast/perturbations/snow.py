@@ -49,7 +49,7 @@ class Snow(Perturbation):
         white = _KEPT * levels + (1 - _KEPT) * torch.maximum(levels, 1.5 * luma(levels) + 127.5)
         frames = []
         for angle in first + step * torch.arange(count):
-            streaks = motion(flakes[None], int(radius), sigma, angle[None]).to(torch.float32)[0]
+            streaks = motion(flakes[None], int(radius), sigma, angle[None], fine=True).to(torch.float32)[0]
             fallen = streaks.add_(streaks.flip(-1, -2))[:, None]
             frames.append((white + fallen).clamp_(max=255).to(torch.uint8))
         return torch.stack(frames, 1)
