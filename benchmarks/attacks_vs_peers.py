@@ -63,9 +63,9 @@ def lines(entry: dict[str, Any]) -> Iterator[str]:
         invalid = f"  {figures['invalid_points']} points outside!" if figures["invalid_points"] else ""
         between = f"({values[1]}..{values[2]})"
         spent = f"{figures['forwards_per_image']:8.1f}{figures['backwards_per_image']:8.1f}{cpu['median']:9.3f}"
-        yield f"{entry['model']:20} {entry['attack']:20} {name:13}{values[0]:>8} {between:18}{spent}   {ratio}{invalid}"
+        yield f"{entry['model']:20} {entry['attack']:26} {name:13}{values[0]:>8} {between:18}{spent}   {ratio}{invalid}"
     for name, error in entry["failed"].items():
-        yield f"{entry['model']:20} {entry['attack']:20} {name:13} failed: {error.splitlines()[0][:80]}"
+        yield f"{entry['model']:20} {entry['attack']:26} {name:13} failed: {error.splitlines()[0][:80]}"
 
 
 def losses(entries: list[dict[str, Any]]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def main() -> None:
         "f, b = forwards and input gradients per image; ratio = our CPU seconds / the peer's, formed within each round,"
     )
     print(
-        f"all in all and per evaluation\n\n{'model':20} {'attack':20} {'library':13}{'strength':>8}{'f':>27}{'b':>8}",
+        f"all in all and per evaluation\n\n{'model':20} {'attack':26} {'library':13}{'strength':>8}{'f':>27}{'b':>8}",
         end="",
     )
     print(f"{'CPU s':>9}   {'ratio':>6}   per evaluation", flush=True)

@@ -61,12 +61,25 @@ def _art(package: Any, build: Build, subject: Subject, eps: float | None) -> Ten
     classifiers = importlib.import_module("art.estimators.classification")
     evasion = importlib.import_module("art.attacks.evasion")
     logging.getLogger("art").setLevel(logging.ERROR)
+    if not hasattr(np, "mat"):  # GeoDA wants it; NumPy 2 has it under another name
+        np.mat = np.asmatrix  # type: ignore[attr-defined]  # noqa: NPY201
     shape = tuple(subject.x.shape[1:])
     wrapped = classifiers.PyTorchClassifier(
-        subject.net, nn.CrossEntropyLoss(), shape, nb_classes=10, clip_values=(0, 1), device_type="cpu"
+        _Single(subject.net), nn.CrossEntropyLoss(), shape, nb_classes=10, clip_values=(0, 1), device_type="cpu"
     )
     attack = build(_Estimated(evasion, wrapped), subject)
     return torch.tensor(attack.generate(subject.x.numpy(), y=subject.y.numpy()))
+
+
+class _Single(nn.Module):
+    """The model in single precision: ART asks in double where its draws are."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.float())
 
 
 class _Estimated:

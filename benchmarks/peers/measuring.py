@@ -119,8 +119,9 @@ def measure(subject: Subject, pairing: Pairing, libraries: list[str], rounds: in
             results[name].batch = _faster_batch(find, subject)
         except Exception as error:  # a foreign attack may raise anything; that is a result, too
             failed[name] = f"{type(error).__name__}: {error}"
-    if pairing.matched and not results:
-        return None
+    if pairing.matched and not results:  # no budget to match
+        nothing = {"model": subject.name, "attack": pairing.name, "libraries": {}, "against": {}, "measure": "none"}
+        return {**nothing, "failed": failed} if failed else None
     queries = max((result.forwards for result in results.values()), default=0.0) if pairing.matched else None
     attack = pairing.ours(subject, queries)
     results = {"holdfast": _counted(ours(attack, threat), subject), **results}
@@ -215,7 +216,7 @@ def spread(values: list[float]) -> dict[str, Any]:
     """Median, extremes and all values; what is not finite becomes None, which JSON knows."""
 
     def plain(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
 
     return {
         "median": plain(statistics.median(values)),

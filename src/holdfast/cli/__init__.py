@@ -14,13 +14,13 @@ def main() -> None:
     # Idle OpenMP threads spin by default. On a machine that does anything else at the time they spin against the threads
     # they wait for: a search on 2 loaded cores took ten times as long. Read when torch is loaded, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _keep_freed_memory()
+    keep_freed_memory()
     from holdfast.cli.app import run
 
     sys.exit(run(sys.argv[1:]))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Lets the C library keep what was freed, up to 1 GiB, for the next array.
 
     glibc gives arrays of some megabytes back to the system at once, and the next one is paid for page by page: a third of
