@@ -22,7 +22,7 @@ from holdfast.data.source import Source
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import name_of
 from holdfast.models.model import Model
-from holdfast.records.files import storing, write_atomic
+from holdfast.records.files import safe_name, storing, write_atomic
 from holdfast.threats.threat import Threat
 
 CHUNK = 8
@@ -184,7 +184,9 @@ def _write_folder(out: Path, parts: list[Path], model: Model, source: Source, th
         images = _rounded(_read(path, "images"), x0.cpu().numpy())
         won = _read(path, "fooled") & _read(path, "right")
         for image, sample, label in zip(images, ids.tolist(), labels.tolist()):
-            place = temporary / (_safe(source.class_names[label]) if label < len(source.class_names) else str(label))
+            place = temporary / (
+                safe_name(source.class_names[label]) if label < len(source.class_names) else str(label)
+            )
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(place / f"{sample}.png")
         x = torch.from_numpy(images).to(model.device, model.dtype) / 255
@@ -202,8 +204,3 @@ def _rounded(x: np.ndarray, x0: np.ndarray) -> np.ndarray:
     clean = np.rint(x0.astype(np.float64) * 255)
     levels = clean + np.trunc(np.round(x.astype(np.float64) * 255 - clean, 4))
     return levels.clip(0, 255).astype(np.uint8)
-
-
-def _safe(name: str) -> str:
-    """A class name as the name of a folder."""
-    return "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(". ") or "_"

@@ -117,13 +117,7 @@ def describe(
         curve=tuple(sorted({*curve, threat.eps})),
         seed=seed,
         model=model.info(),
-        data=DataInfo(
-            name=source.name,
-            fingerprint=source.fingerprint(),
-            n=len(source),
-            shape=source.shape,
-            class_names=source.class_names,
-        ),
+        data=data_info(source),
         findings=preflight.findings,
         checks=preflight.evaluations,
         versions={
@@ -136,6 +130,17 @@ def describe(
         },
         command=command,
         request=request or {},
+    )
+
+
+def data_info(source: Source) -> DataInfo:
+    """What a run writes about the images."""
+    return DataInfo(
+        name=source.name,
+        fingerprint=source.fingerprint(),
+        n=len(source),
+        shape=source.shape,
+        class_names=source.class_names,
     )
 
 

@@ -60,3 +60,8 @@ def write_atomic(path: Path, parts: Iterable[bytes]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def safe_name(name: str) -> str:
+    """A class name as the name of a folder."""
+    return "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(". ") or "_"

@@ -20,7 +20,7 @@ from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier
 from holdfast.audit.corrupted.error import TEST, VALIDATION
 from holdfast.audit.corrupted.overlap import overlap
-from holdfast.audit.run import look
+from holdfast.audit.run import data_info, look
 from holdfast.audit.session import logarithmic
 from holdfast.corruptions.corruption import SEVERITIES, Corruption, check_severity, draw_keys, variant_for
 from holdfast.data.released import Released, check_belongs
@@ -32,7 +32,7 @@ from holdfast.models.doctor import raise_errors
 from holdfast.models.model import Model
 from holdfast.records.conditions import ConditionsInfo, Frost, Outcomes, Standing, conditions_store
 from holdfast.records.part import PartStore
-from holdfast.records.schema import CLEAN, DataInfo, Finding
+from holdfast.records.schema import CLEAN, Finding
 
 GROUPS = ("all", "test", "validation", "held_out")
 """What can be asked for in place of names: the 15 and our own, the 15, the 4 extra ones, our own that nobody trains on."""
@@ -215,7 +215,7 @@ def describe_conditions(
             f"the model returns probabilities, and {adaptation} adapts logits",
             hint="take the softmax out of the model; it is not needed to classify",
         )
-    data = question.released.fingerprint() if question.released else ""
+    images, released = data_info(source), question.released.fingerprint() if question.released else ""
     side = source.shape[1] * source.shape[2]
     return ConditionsInfo(
         name=name,
@@ -231,13 +231,7 @@ def describe_conditions(
         seed=question.seed,
         chunk=int(min(256, max(16, PIXELS // side))),
         model=model.info(),
-        data=DataInfo(
-            name=source.name,
-            fingerprint=source.fingerprint() + data,
-            n=len(source),
-            shape=source.shape,
-            class_names=source.class_names,
-        ),
+        data=images.model_copy(update={"fingerprint": images.fingerprint + released}),
         overlap=overlap(model.declared, question.corruptions),
         findings=findings,
         versions=versions(),

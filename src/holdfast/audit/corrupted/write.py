@@ -16,7 +16,7 @@ from holdfast.audit.corrupted.run import PIXELS, Asked, uint8_images
 from holdfast.corruptions.corruption import SEVERITIES
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadFile, BadValue, PlanMismatch
-from holdfast.records.files import storing, write_atomic
+from holdfast.records.files import safe_name, storing, write_atomic
 
 ABOUT = "corrupted.json"
 """What a set says of itself."""
@@ -150,7 +150,7 @@ def _folders(source: Source, question: Asked, out: Path, name: str) -> Iterator[
     """Writes one corruption as image files; yields as `_array`."""
     names = source.class_names
     for chunk in _chunks(source):
-        classes = [_safe(names[label]) if label < len(names) else str(label) for label in chunk.labels.tolist()]
+        classes = [safe_name(names[label]) if label < len(names) else str(label) for label in chunk.labels.tolist()]
         for severity in question.severities:
             root = out / name / str(severity)
             files = [root / folder / f"{key:08d}.png" for folder, key in zip(classes, chunk.ids.tolist())]
@@ -163,8 +163,3 @@ def _folders(source: Source, question: Asked, out: Path, name: str) -> Iterator[
                     Image.fromarray(picture).save(part, format="PNG")
                     part.replace(file)
             yield len(chunk.ids)
-
-
-def _safe(name: str) -> str:
-    """A class name as the name of a folder."""
-    return "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(". ") or "_"

@@ -18,7 +18,7 @@ from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.audit.corrupted.run import Progress, Watcher, finding, uint8_images, versions
 from holdfast.audit.perturbed.flips import ALEXNET_FLIPS, EXTRA, TEST, flips, top5_distances
-from holdfast.audit.run import look
+from holdfast.audit.run import data_info, look
 from holdfast.audit.session import logarithmic
 from holdfast.data.source import Source
 from holdfast.foundation import registry
@@ -31,7 +31,7 @@ from holdfast.perturbations.perturbation import Perturbation, check_difficulty, 
 from holdfast.records.conditions import Mean
 from holdfast.records.files import write_atomic
 from holdfast.records.part import SAMPLES, SUMMARY
-from holdfast.records.schema import DataInfo, Finding
+from holdfast.records.schema import Finding
 from holdfast.records.sequences import (
     FOLDER,
     Sequences,
@@ -142,13 +142,7 @@ def describe_sequences(
         seed=question.seed,
         chunk=int(min(64, max(1, _PIXELS // (31 * side)))),
         model=model.info(),
-        data=DataInfo(
-            name=source.name,
-            fingerprint=source.fingerprint(),
-            n=len(source),
-            shape=source.shape,
-            class_names=source.class_names,
-        ),
+        data=data_info(source),
         findings=findings,
         versions=versions(),
         command=command,
