@@ -248,10 +248,9 @@ def test_every_option_of_corruptions_is_documented_on_their_page() -> None:
     page = _text(ROOT / "docs" / "corruptions.md")
     natural = {f"--{field.replace('_', '-')}" for field in Natural.__dataclass_fields__}
     assert len(natural) > 8 and [option for option in sorted(natural) if f"`{option}`" not in page] == []
-    checks = re.findall(
-        r'finding\(\s*"([^"]+)"',
-        "".join(_text(ROOT / "src" / "holdfast" / "audit" / room / "run.py") for room in ("corrupted", "perturbed")),
-    )
+    rooms = (ROOT / "src" / "holdfast" / "audit" / room for room in ("corrupted", "perturbed"))
+    source = "".join(_text(file) for room in rooms for file in sorted(room.glob("*.py")))
+    checks = re.findall(r'finding\(\s*"([^"]+)"', source)
     assert len(checks) > 6 and [check for check in checks if f"`{check}`" not in page] == []
 
 

@@ -120,14 +120,7 @@ def describe(
         data=data_info(source),
         findings=preflight.findings,
         checks=preflight.evaluations,
-        versions={
-            "holdfast": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "threads": str(torch.get_num_threads()),
-        },
+        versions={**versions(), "threads": str(torch.get_num_threads())},
         command=command,
         request=request or {},
     )
@@ -142,6 +135,17 @@ def data_info(source: Source) -> DataInfo:
         shape=source.shape,
         class_names=source.class_names,
     )
+
+
+def versions() -> dict[str, str]:
+    """What the answers depend on besides the model and the data."""
+    return {
+        "holdfast": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from holdfast.audit.corrupted.error import (
     relative_corruption_error,
     shares,
 )
-from holdfast.audit.corrupted.run import Asked, notes, uint8_images
+from holdfast.audit.corrupted.notes import notes
+from holdfast.audit.corrupted.run import Asked, uint8_images
 from holdfast.corruptions.corruption import SEVERITIES
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadValue

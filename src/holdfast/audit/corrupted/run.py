@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast import __version__
 from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier
 from holdfast.audit.corrupted.error import TEST, VALIDATION
 from holdfast.audit.corrupted.overlap import overlap
-from holdfast.audit.run import data_info, look
+from holdfast.audit.run import data_info, look, versions
 from holdfast.audit.session import logarithmic
 from holdfast.corruptions.corruption import SEVERITIES, Corruption, check_severity, draw_keys, variant_for
 from holdfast.data.released import Released, check_belongs
@@ -32,7 +30,7 @@ from holdfast.models.doctor import raise_errors
 from holdfast.models.model import Model
 from holdfast.records.conditions import ConditionsInfo, Frost, Outcomes, Standing, conditions_store
 from holdfast.records.part import PartStore
-from holdfast.records.schema import CLEAN, Finding
+from holdfast.records.schema import CLEAN
 
 GROUPS = ("all", "test", "validation", "held_out")
 """What can be asked for in place of names: the 15 and our own, the 15, the 4 extra ones, our own that nobody trains on."""
@@ -158,8 +156,8 @@ def asked(
     kinds = {name: registry.load("corruption", name) for name in _ordered(registry.names("corruption"))}
     names = _named(corruptions, {name: kind.standing for name, kind in kinds.items()}, where="corruption")
     made: dict[str, Corruption] = {}
+    pictures = tuple(torch.from_numpy(np.ascontiguousarray(each)) for each in frost)
     for name in names:
-        pictures = tuple(torch.from_numpy(np.ascontiguousarray(each)) for each in frost)
         made[name] = kinds[name](pictures=pictures) if name == "frost" else kinds[name]()
     told: Frost = ("photographs" if frost else "procedural") if "frost" in names else ""
     standing: dict[str, Standing] = {name: kinds[name].standing for name in names}
@@ -238,17 +236,6 @@ def describe_conditions(
         command=command,
         request=request or {},
     )
-
-
-def versions() -> dict[str, str]:
-    """What the images and the answers depend on."""
-    return {
-        "holdfast": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
 
 
 def uint8_images(images: np.ndarray) -> Tensor:
@@ -363,75 +350,3 @@ class _Sweep:
         done = min(total, self.before + self.fresh)
         what = f"{lines[-1].corruption} {lines[-1].severity or ''}".strip()
         self.watch(Progress(what, done, total, seconds, (total - done) * seconds / self.fresh))
-
-
-def notes(info: ConditionsInfo) -> tuple[Finding, ...]:
-    """What stands against comparing this run's numbers with published ones."""
-    found = []
-    if info.overlap.touched:
-        which = ", ".join(f"{name} ({', '.join(ops)})" for name, ops in info.overlap.touched.items())
-        found.append(
-            finding(
-                "trained on the test",
-                "warning",
-                f"the model declares training operations of the family of {which}",
-                "errors there say how well it remembers its training, not how it generalises",
-                "quote the mean over the untouched corruptions",
-            )
-        )
-    if info.overlap.unknown:
-        found.append(
-            finding(
-                "unknown operations",
-                "warning",
-                f"the model declares the training operations {', '.join(info.overlap.unknown)}",
-                "nobody can say which corruptions they touch",
-                "look them up before you compare this model with others",
-            )
-        )
-    if info.overlap.declared is None:
-        found.append(
-            finding(
-                "training unknown",
-                "note",
-                "the weights do not declare which image operations they were trained with",
-                "some of the corruptions may have been among them",
-                "ask the model's author; weights that holdfast trains declare it",
-            )
-        )
-    if info.frost == "procedural" and info.variant == "224":
-        found.append(
-            finding(
-                "procedural frost",
-                "note",
-                "frost was made here, without the benchmark's photographs",
-                "the mean over the 15 is not the published mCE",
-                "give the photographs with --frost-dir",
-            )
-        )
-    if info.origin == "generated" and info.variant == "224" and info.jpeg is None:
-        found.append(
-            finding(
-                "no JPEG",
-                "note",
-                "images were corrupted in memory; ImageNet-C's released ones were saved as JPEG of quality 85",
-                "numbers differ from those on the released files, by up to several points",
-                "give --jpeg 85, or the files themselves with --released",
-            )
-        )
-    if info.adaptation:
-        found.append(
-            finding(
-                "adapts on the test data",
-                "warning",
-                f"the model was adapted to the corrupted images by {info.adaptation}",
-                "the number depends on the order and the batches, and compares with other adapted models only",
-                "keep it in a column of its own",
-            )
-        )
-    return tuple(found)
-
-
-def finding(check: str, level: Any, saw: str, means: str, remedy: str) -> Finding:
-    """A finding, its parts in the order of the sentence."""
-    return Finding(check=check, level=level, saw=saw, means=means, remedy=remedy)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen, rng_kept
-from holdfast.audit.corrupted.run import Progress, Watcher, finding, uint8_images, versions
+from holdfast.audit.corrupted.notes import finding
+from holdfast.audit.corrupted.run import Progress, Watcher, uint8_images
 from holdfast.audit.perturbed.flips import ALEXNET_FLIPS, EXTRA, TEST, flips, top5_distances
-from holdfast.audit.run import data_info, look
+from holdfast.audit.run import data_info, look, versions
 from holdfast.audit.session import logarithmic
 from holdfast.data.source import Source
 from holdfast.foundation import registry
