@@ -28,6 +28,7 @@ VARIANTS = {
     "ti": [{"probability": 1.0}],
     "si": [{"nesterov": False}],
     "vmi": [{"nesterov": True, "neighbours": 3}],
+    "friendly": [{"tau": 2}, {"tau": 1, "loss": "margin"}],
     "ddn": [{"loss": "margin"}],
     "fmn": [{"loss": "ce"}],
     "cw": [{"abort": False, "rounds": 3}],

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import keys
+from holdfast.ascent.frozen import frozen
 from holdfast.attacks.pgd import PGD
 from holdfast.audit.corrupted.overlap import FAMILIES
 from holdfast.foundation import registry
-from holdfast.objectives.objective import Examples, Objective
+from holdfast.objectives.objective import Carrying, Examples, Objective
 from holdfast.threats.linf import Linf
 
 NAMES = registry.names("objective")
 CLASSES = 4
+WITHOUT_ATTACK = {"free": False, "msd": True}
+"""Those that train on adversarial points of their own making, and whether they search in eval mode."""
 
 
 def objective(name: str, **more: Any) -> Objective:
@@ -59,7 +62,7 @@ def test_the_loss_is_finite_and_everything_stays_as_it_was(name: str) -> None:
     module, given = net(), batch()
     module[4].bias.requires_grad_(False)
     before = generators()
-    copies = [part.clone() for part in given]
+    copies = [part.clone() for part in given[:3]]
     terms = objective(name)(module, given, Linf(0.1))
     assert terms.loss.shape == () and terms.loss.requires_grad and bool(torch.isfinite(terms.loss))
     assert terms.parts and all(part.shape == () and not part.requires_grad for part in terms.parts.values())
@@ -80,10 +83,48 @@ def test_the_same_batch_has_the_same_loss(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients(first, one.loss), gradients(second, other.loss)))
 
 
+def tensors(prepared: Any) -> list[Tensor]:
+    """All tensors of named tuples of tensors and of such tuples."""
+    if isinstance(prepared, Tensor):
+        return [prepared]
+    assert prepared is None or isinstance(prepared, tuple)
+    return [tensor for part in prepared or () for tensor in tensors(part)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_prepared_is_plain_data_and_the_net_stays_as_it_was(name: str) -> None:
+    """Also under a copy in evaluation mode that nobody froze: the search must not ask for its parameters' gradients."""
+    module = net()
+    before = generators(), {key: value.clone() for key, value in module.state_dict().items()}
+    for model in (module, net().eval()):
+        modes = [each.training for each in model.modules()]
+        with frozen(model if model is module else None):
+            prepared = objective(name).prepare(model, batch(), Linf(0.1))
+        assert [each.training for each in model.modules()] == modes
+        assert all(each.requires_grad and each.grad is None for each in model.parameters())
+        leaves = [prepared.x] if name == "free" else []  # whose gradient makes the next perturbation
+        assert [each for each in tensors(prepared) if each.requires_grad] == leaves
+        assert tensors(prepared) and all(each.is_leaf for each in tensors(prepared))
+    assert generators() == before[0]
+    assert all(torch.equal(value, before[1][key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_terms_are_a_function_of_what_was_prepared(name: str) -> None:
+    made, module = objective(name), net()
+    with frozen(module):
+        prepared = made.prepare(module, batch(), Linf(0.1))
+    kept = [each.clone() for each in tensors(prepared)]
+    one, again = made.terms(module, prepared), made.terms(module, prepared)
+    assert torch.equal(one.loss, again.loss) and torch.equal(one.loss, made(net(), batch(), Linf(0.1)).loss)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(module, one.loss), gradients(module, again.loss)))
+    assert all(torch.equal(a, b) for a, b in zip(kept, tensors(prepared)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     order = torch.tensor([3, 5, 0, 2, 4, 1])
-    turned = Examples(*(part[order] for part in batch()))
+    turned = Examples(*(part[order] for part in batch()[:3]))
     one, other = objective(name)(net(), batch(), Linf(0.1)).loss, objective(name)(net(), turned, Linf(0.1)).loss
     assert torch.allclose(one, other)
 
@@ -108,10 +149,11 @@ def test_what_the_model_sees_are_images_of_its_dtype(name: str, dtype: torch.dty
     loss = made(module, given._replace(x=given.x.to(dtype)), Linf(0.1)).loss
     trained = [x for training, x in seen if training]
     assert loss.dtype == dtype and trained and all(x.dtype == dtype and x.shape[1:] == (3, 8, 8) for x in trained)
-    assert all(float(x.min()) >= 0 and float(x.max()) <= 1 and not x.requires_grad for x in trained)
+    assert all(bool(((x >= 0) & (x <= 1)).all()) for x in trained)
+    assert all(x.requires_grad == isinstance(made, Carrying) for x in trained)
     # The search is in eval mode: it must not move batch norm's statistics.
     assert int(module[1].num_batches_tracked) == len(trained)
-    assert (len(trained) < len(seen)) == hasattr(made, "attack")
+    assert (len(trained) < len(seen)) == WITHOUT_ATTACK.get(name, hasattr(made, "attack"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,7 +161,8 @@ def test_it_declares_what_it_trains_on(name: str) -> None:
     kind = registry.load("objective", name)
     for declared in (kind.operations, objective(name).operations):
         assert isinstance(declared, tuple) and set(declared) <= set(FAMILIES)
-    assert ("adversarial" in objective(name).operations) == ("attack" in kind.__dataclass_fields__)
+    attacks = "attack" in kind.__dataclass_fields__ or name in WITHOUT_ATTACK
+    assert ("adversarial" in objective(name).operations) == attacks
 
 
 @pytest.mark.parametrize("name", NAMES)

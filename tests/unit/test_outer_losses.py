@@ -13,33 +13,45 @@ from torch import Tensor, nn
 
 from holdfast import keys
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.frozen import frozen
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.n_fgsm import NFGSM
 from holdfast.attacks.pgd import PGD
 from holdfast.data.load import load
+from holdfast.foundation import registry
 from holdfast.foundation.errors import BadModel, BadValue
+from holdfast.imaging.augmix import augmix
 from holdfast.objectives.adversarial import Adversarial
 from holdfast.objectives.alp import ALP
+from holdfast.objectives.augmix import AugMix
 from holdfast.objectives.avmixup import AVMixup
 from holdfast.objectives.clp import CLP
 from holdfast.objectives.cutmix import BOX, CutMix
 from holdfast.objectives.extra_class import ExtraClass, undetected
+from holdfast.objectives.free import Free
+from holdfast.objectives.gaussian_noise import GaussianNoise
 from holdfast.objectives.half_clean import CHOSEN, HalfClean
 from holdfast.objectives.hat import HAT
 from holdfast.objectives.inner import NOISE, diverging, search
 from holdfast.objectives.interpolated import Interpolated
 from holdfast.objectives.mart import MART, boosted_ce
+from holdfast.objectives.mat import MAT
 from holdfast.objectives.mixing import WEIGHT, mixed, partners, symmetric_beta
 from holdfast.objectives.mixup import Mixup
-from holdfast.objectives.objective import Examples, Objective
+from holdfast.objectives.msd import MSD
+from holdfast.objectives.objective import Carrying, Examples, Objective
 from holdfast.objectives.standard import Standard
 from holdfast.objectives.trades import TRADES
+from holdfast.threats.l1 import L1
 from holdfast.threats.l2 import L2
 from holdfast.threats.linf import Linf
+from holdfast.threats.threat import Threat
+from holdfast.threats.union import Union
 
 EPS, SIZE, CLASSES = 0.1, 0.04, 3
 LINF = Linf(EPS)
+UNION = Union(LINF, L2(0.3), L1(0.8))
 PGD2 = PGD(steps=2, step_size=SIZE, start="clean")
 
 # The plain side: one image (1, 5, 5) at a time, probabilities by exponentials, an attack in a loop.
@@ -115,8 +127,65 @@ def diverged(weights: Weights, batch: Examples) -> list[Tensor]:
     return found
 
 
+def ascended(clean: Tensor, x: Tensor, grad: Tensor, part: Threat, radii: float) -> Tensor:
+    """One steepest step of that many radii, and the nearest point of the ball and the pixel box by bisection."""
+    if part.name == "linf":
+        x = x + radii * part.eps * grad.sign()
+        return torch.minimum(torch.maximum(x, clean - part.eps), clean + part.eps).clamp(0, 1)
+    if part.name == "l2":
+        far = x + radii * part.eps * grad / grad.square().sum().sqrt() - clean
+    else:  # with 25 values, 1 % of them is the largest one
+        far = x + radii * part.eps * grad.sign() * (grad.abs() == grad.abs().max()) - clean
+    room, low, high = torch.where(far > 0, 1 - clean, clean), 0.0, 1.0
+
+    def kept(share: float) -> Tensor:
+        """L2 shrinks all changes alike, L1 cuts the same amount off each."""
+        size = far.abs() * share if part.name == "l2" else (far.abs() - (1 - share) * far.abs().max()).clamp_min(0)
+        return torch.minimum(size, room)
+
+    for _ in range(100):
+        middle = (low + high) / 2
+        length = kept(middle).square().sum().sqrt() if part.name == "l2" else kept(middle).sum()
+        low, high = (middle, high) if length <= part.eps else (low, middle)
+    return clean + kept(low) * far.sign()
+
+
 def rounds(batch: Examples) -> list[tuple[int, Tensor, int]]:
     return [(row, x, label) for row, (x, label) in enumerate(zip(batch.x, batch.y.tolist()))]
+
+
+def mean_entropy(weights: Weights, xs: list[Tensor], batch: Examples, smoothing: float = 0.0) -> Tensor:
+    labels = batch.y.tolist()
+    return sum(spread_entropy(chances(weights, x), y, smoothing) for x, y in zip(xs, labels)) / len(labels)
+
+
+def standard(weights: Weights, batch: Examples) -> Tensor:
+    return mean_entropy(weights, list(batch.x), batch, 0.1)
+
+
+def adversarial(weights: Weights, batch: Examples) -> Tensor:
+    return mean_entropy(weights, attacked(weights, batch), batch, 0.2)
+
+
+def adversarial_kl(weights: Weights, batch: Examples) -> Tensor:
+    return mean_entropy(weights, diverged(weights, batch), batch)
+
+
+def gaussian_noise(weights: Weights, batch: Examples) -> Tensor:
+    noisy = keys.uniform(keys.fold(batch.key, 0), (1,))[:, 0].tolist()
+    noise = keys.box_muller(keys.fold(batch.key, 1), (1, 5, 5)).double()
+    xs = [(x + 0.2 * shake).clamp(0, 1) if chance < 0.4 else x for x, shake, chance in zip(batch.x, noise, noisy)]
+    return mean_entropy(weights, xs, batch)
+
+
+def consistent(weights: Weights, batch: Examples) -> Tensor:
+    """AugMix: the augmentations are those of `augmix`, which has tests of its own."""
+    views, total = [augmix(batch.x, keys.fold(batch.key, number), severity=2, width=2) for number in (0, 1)], 0
+    for row, x, label in rounds(batch):
+        three = [chances(weights, each) for each in (x, views[0][row], views[1][row])]
+        middle = sum(three) / 3
+        total = total + entropy(three[0], label) + 7 * sum(divergence(p, middle) for p in three) / 3
+    return total / len(batch.y)
 
 
 def trades(weights: Weights, batch: Examples) -> Tensor:
@@ -212,6 +281,14 @@ def cutmix(weights: Weights, batch: Examples) -> Tensor:
     return total / len(labels)
 
 
+def cutmix_attacked(weights: Weights, batch: Examples) -> Tensor:
+    mixture, fixed, total = CutMix()._cut(batch), held(weights), 0  # the boxes themselves are drawn plainly above
+    for x, *labels, share in zip(mixture.x, mixture.y.tolist(), mixture.other.tolist(), mixture.share.tolist()):
+        moved = climb(x, x, lambda z, labels=labels, share=share: two_labels(chances(fixed, z), *labels, share))
+        total = total + two_labels(chances(weights, moved), *labels, share)
+    return total / len(batch.y)
+
+
 def interpolated(weights: Weights, batch: Examples) -> Tensor:
     total, labels = 0, batch.y.tolist()
     for number, xs in enumerate((list(batch.x), attacked(weights, batch))):
@@ -250,7 +327,61 @@ def extra_class(weights: Weights, batch: Examples) -> Tensor:
     return total / len(batch.y)
 
 
+def in_parts(weights: Weights, batch: Examples) -> list[list[Tensor]]:
+    """The points of PGD with two steps of 1.25 radii from each image, for every part."""
+    fixed, found = held(weights), []
+    for part in UNION.parts:
+        found.append([])
+        for _, clean, label in rounds(batch):
+            x = clean
+            for _ in range(2):
+                x = x.detach().requires_grad_()
+                (grad,) = torch.autograd.grad(entropy(chances(fixed, x), label), x)
+                x = ascended(clean, x.detach(), grad, part, 1.25)
+            found[-1].append(x)
+    return found
+
+
+def mat(weights: Weights, batch: Examples) -> Tensor:
+    return sum(mean_entropy(weights, xs, batch, 0.1) for xs in in_parts(weights, batch)) / 3
+
+
+def mat_worst(weights: Weights, batch: Examples) -> Tensor:
+    fixed, labels = held(weights), batch.y.tolist()
+    rivals = zip(*in_parts(weights, batch))
+    xs = [max(each, key=lambda x, y=y: float(entropy(chances(fixed, x), y))) for each, y in zip(rivals, labels)]
+    return mean_entropy(weights, xs, batch)
+
+
+def msd(weights: Weights, batch: Examples) -> Tensor:
+    fixed, found = held(weights), []
+    for _, clean, label in rounds(batch):
+        value = lambda x, label=label: entropy(chances(fixed, x), label)
+        x, passed = clean, []
+        for _ in range(4):
+            x = x.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(value(x), x)
+            tried = [ascended(clean, x.detach(), grad, part, 0.4) for part in UNION.parts]
+            x = max(tried, key=lambda each: float(value(each)))
+            passed.append(x)
+        found.append(max(passed, key=lambda each: float(value(each))))
+    return mean_entropy(weights, found, batch, 0.1)
+
+
+def free(weights: Weights, batch: Examples) -> Tensor:
+    return mean_entropy(weights, [(x + 0.05 * x).clamp(0, 1) for x in batch.x], batch, 0.1)
+
+
 PLAIN: dict[str, tuple[Objective, Callable[[Weights, Examples], Tensor], int]] = {
+    "standard": (Standard(smoothing=0.1), standard, CLASSES),
+    "adversarial": (Adversarial(PGD2, smoothing=0.2), adversarial, CLASSES),
+    "adversarial, kl": (Adversarial(PGD2, climbs="kl"), adversarial_kl, CLASSES),
+    "gaussian_noise": (GaussianNoise(sigma=0.2, share=0.4), gaussian_noise, CLASSES),
+    "augmix": (AugMix(severity=2, width=2, weight=7), consistent, CLASSES),
+    "free": (Free(smoothing=0.1), free, CLASSES),
+    "mat": (MAT(PGD(steps=2, start="clean"), smoothing=0.1), mat, CLASSES),
+    "mat, worst": (MAT(PGD(steps=2, start="clean"), how="worst"), mat_worst, CLASSES),
+    "msd": (MSD(steps=4, alpha=0.4, smoothing=0.1), msd, CLASSES),
     "trades": (TRADES(PGD2, beta=5, smoothing=0.2), trades, CLASSES),
     "mart": (MART(PGD2, beta=4), mart, CLASSES),
     "hat": (HAT(PGD2, helper=Net(seed=5), beta=2, gamma=0.3, reach=1.7), hat, CLASSES),
@@ -259,6 +390,7 @@ PLAIN: dict[str, tuple[Objective, Callable[[Weights, Examples], Tensor], int]] =
     "mixup": (Mixup(alpha=0.8), mixup, CLASSES),
     "mixup, attacked": (Mixup(PGD2, alpha=1.4), mixup_attacked, CLASSES),
     "cutmix": (CutMix(), cutmix, CLASSES),
+    "cutmix, attacked": (CutMix(PGD2), cutmix_attacked, CLASSES),
     "interpolated": (Interpolated(PGD2), interpolated, CLASSES),
     "avmixup": (AVMixup(PGD2, reach=1.5, kept=0.9, kept_out=0.2), avmixup, CLASSES),
     "half_clean": (HalfClean(PGD2, share=0.4, weight=0.3, smoothing=0.1), half_clean, CLASSES),
@@ -271,12 +403,22 @@ def examples(count: int = 7, seed: int = 1) -> Examples:
     return Examples(x, torch.arange(count) % CLASSES, keys.fold(keys.root(seed), torch.arange(count)))
 
 
+def threat(name: str) -> Threat:
+    return UNION if name.startswith(("mat", "msd")) else LINF
+
+
+def test_every_objective_has_a_plain_loop() -> None:
+    assert {name.partition(",")[0] for name in PLAIN} == set(registry.names("objective"))
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_value_and_the_gradient_are_the_plain_loops(name: str) -> None:
     objective, plain, classes = PLAIN[name]
     for seed in (1, 2, 3):
         net, batch = Net(classes), examples(seed=seed)
-        terms, weights = objective(net, batch, LINF), net.weights()
+        if name == "free":
+            batch = batch._replace(delta=0.05 * batch.x)
+        terms, weights = objective(net, batch, threat(name)), net.weights()
         wanted = plain(weights, batch)
         assert torch.allclose(terms.loss, wanted, rtol=1e-10)
         terms.loss.backward()
@@ -417,14 +559,18 @@ def test_only_the_part_that_is_replaced_is_attacked() -> None:
         ("avmixup", [7] * 2, [7]),
         ("extra_class", [7] * 2, [14]),
         ("mixup", [], [7]),
+        ("free", [], [7]),
+        ("mat", [7] * 6, [21]),
+        ("mat, worst", [7] * 9, [7]),
+        ("msd", [7] * 16, [7]),
     ],
 )
 def test_what_it_costs(name: str, searching: list[int], training: list[int]) -> None:
-    """With two steps, in eval mode; TRADES evaluates the clean images once more there."""
+    """With two steps, in eval mode; TRADES evaluates the clean images once more there. MSD takes four, in three parts."""
     objective, _, classes = PLAIN[name]
     net, seen = Net(classes).train(), []
     net.register_forward_pre_hook(lambda module, given: seen.append((module.training, len(given[0]))))
-    objective(net, examples(), LINF)
+    objective(net, examples(), threat(name))
     assert seen == [(False, count) for count in searching] + [(True, count) for count in training]
 
 
@@ -442,14 +588,14 @@ def test_a_helper_is_left_as_it_was_and_labels_the_adversarial_points() -> None:
 
 def test_certain_predictions_give_no_nan() -> None:
     for scale in (1e3, 1e5):
-        for objective, _, classes in PLAIN.values():
+        for name, (objective, _, classes) in PLAIN.items():
             net = Net(classes).float()
             with torch.no_grad():
                 net.second *= scale
             batch = examples()
             if isinstance(objective, HAT):
                 objective = HAT(PGD2, helper=Net(seed=5).float())
-            terms = objective(net, batch._replace(x=batch.x.float()), LINF)
+            terms = objective(net, batch._replace(x=batch.x.float()), threat(name))
             terms.loss.backward()
             assert bool(torch.isfinite(terms.loss))
             assert all(bool(torch.isfinite(each.grad).all()) for each in net.parameters())
@@ -487,8 +633,9 @@ OBJECTIVES: dict[str, Callable[[Attack], Objective]] = {
     "extra_class": ExtraClass,
 }
 ATTACKS = {"fgsm": FGSM(), "n_fgsm": NFGSM(), "pgd-2": PGD(steps=2)}
-WITHOUT = {"mixup": Mixup(), "cutmix": CutMix(), "clp": CLP(sigma=0.1)}
-CELLS = [(name, by) for name in OBJECTIVES for by in ATTACKS] + [(name, "none") for name in WITHOUT]
+PLAINLY = {"mixup": Mixup(), "cutmix": CutMix(), "clp": CLP(sigma=0.1)}
+ONCE = {"free": Free(), "mat": MAT(PGD(steps=2), how="worst"), "msd": MSD(steps=3, alpha=0.5)}
+CELLS = [(name, by) for name in OBJECTIVES for by in ATTACKS] + [(name, "none") for name in (PLAINLY | ONCE)]
 
 
 def learner(outputs: int, seed: int = 0) -> Net:
@@ -505,14 +652,18 @@ def digits() -> tuple[Tensor, Tensor]:
     return F.avg_pool2d(torch.from_numpy(images).float() / 255, 4), torch.from_numpy(labels)
 
 
-def train(net: nn.Module, objective: Objective, threat: Linf = LINF) -> list[float]:
-    (x, y), losses = digits(), []
+def train(net: nn.Module, objective: Objective, threat: Threat = LINF) -> list[float]:
+    (x, y), losses, delta = digits(), [], None
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2, fused=True)
     key = keys.fold(keys.root(0), torch.arange(len(x)))
     for step in range(200):
-        loss = objective(net, Examples(x, y, keys.fold(key, step)), threat).loss
+        with frozen(net):
+            prepared = objective.prepare(net, Examples(x, y, keys.fold(key, step), delta), threat)
+        loss = objective.terms(net, prepared).loss
         optimiser.zero_grad()
         loss.backward()
+        if isinstance(objective, Carrying):
+            delta = objective.carried(prepared, threat)
         optimiser.step()
         losses.append(loss.detach())
     return torch.stack(losses).tolist()
@@ -527,9 +678,9 @@ def helper() -> nn.Module:
 
 @pytest.mark.parametrize(("name", "by"), CELLS)
 def test_it_lowers_its_loss_without_collapse(name: str, by: str) -> None:
-    objective = WITHOUT[name] if by == "none" else OBJECTIVES[name](ATTACKS[by])
+    objective = (PLAINLY | ONCE)[name] if by == "none" else OBJECTIVES[name](ATTACKS[by])
     net = learner(11 if name == "extra_class" else 10).train()
-    losses = train(net, objective)
+    losses = train(net, objective, threat(name))
     first, last = sum(losses[:5]) / 5, sum(losses[-20:]) / 20
     x, y = digits()
     with torch.no_grad():
@@ -538,7 +689,7 @@ def test_it_lowers_its_loss_without_collapse(name: str, by: str) -> None:
     robust = float((~PGD(steps=5)(net, x, y, threat=LINF).fooled).float().mean())
     assert last < 0.8 * first and right > 0.9
     if name != "extra_class":  # which calls everything attacked the extra class; see below
-        assert robust > 0.8 if by != "none" else name == "clp" or robust < 0.2
+        assert robust > 0.8 if by != "none" or name in ONCE else name == "clp" or robust < 0.2
 
 
 def test_a_class_for_adversarial_inputs_falls_to_the_attack_that_knows_of_it() -> None:
@@ -581,6 +732,11 @@ def test_a_class_for_adversarial_inputs_falls_to_the_attack_that_knows_of_it() -
         (lambda: HalfClean(PGD2, share=1.5), "share is 1.5"),
         (lambda: HalfClean(PGD2, weight=0.0), "weight is 0.0"),
         (lambda: ExtraClass(PGD2, weight=-1), "weight is -1"),
+        (lambda: Free(alpha=0.0), "alpha is 0.0"),
+        (lambda: Free(smoothing=2.0), "smoothing is 2.0"),
+        (lambda: MSD(steps=0), "steps is 0"),
+        (lambda: MSD(alpha=-1.0), "alpha is -1.0"),
+        (lambda: MAT(PGD2, smoothing=-1.0), "smoothing is -1.0"),
         (lambda: HAT(PGD2)(Net(), examples(), LINF), "hat has no helper"),
         (lambda: MART(FGSM())(Net(), examples(), _spatial()), "FGSM cannot search the threat 'spatial'"),
     ],

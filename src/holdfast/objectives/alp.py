@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.objectives import options
-from holdfast.objectives.inner import search
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.inner import Pairs, check, moved
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 
 @register
 @dataclass(frozen=True)
-class ALP:
+class ALP(Objective):
     """Adversarial logit pairing: cross-entropy on clean and adversarial images, and the distance between their logits.
 
     Source: Kannan, Kurakin and Goodfellow, "Adversarial logit pairing" (2018); the distance is the mean over
@@ -31,22 +32,27 @@ class ALP:
     rough around the images. Audit its nets with many steps, restarts, and attacks without gradients.
 
     Args:
-        attack: the inner maximisation, of its own loss.
+        attack: the inner maximisation.
         weight: of the distance between logits.
+        climbs: what the attack climbs: ``own``, its own loss, or ``kl``, the divergence from the clean prediction.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     attack: Attack
     weight: float = 0.5
+    climbs: str = "own"
 
     def __post_init__(self) -> None:
         options.weight("weight", self.weight)
+        check(self.climbs, self.attack)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
-        x = search(self.attack, model, batch, threat)
-        clean, moved = model(torch.cat([batch.x, x])).chunk(2)
-        entropy = (F.cross_entropy(clean, batch.y) + F.cross_entropy(moved, batch.y)) / 2
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Pairs:
+        return Pairs(batch.x, moved(self.attack, model, batch, threat, self.climbs), batch.y)
+
+    def terms(self, model: nn.Module, prepared: Pairs) -> Terms:
+        clean, moved = model(torch.cat([prepared.x, prepared.moved])).chunk(2)
+        entropy = (F.cross_entropy(clean, prepared.y) + F.cross_entropy(moved, prepared.y)) / 2
         apart = F.mse_loss(clean, moved)
         loss = entropy + self.weight * apart
         return Terms(loss, {"entropy": entropy.detach(), "apart": apart.detach()})

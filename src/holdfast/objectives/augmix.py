@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast import keys
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import register
 from holdfast.imaging.augmix import OPERATIONS, augmix
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
+
+
+class Views(NamedTuple):
+    """Images and two augmentations of each, ``x`` (3 N, C, H, W) one kind after the other; the labels ``y`` (N,) int64."""
+
+    x: Tensor
+    y: Tensor
 
 
 @register
 @dataclass(frozen=True)
-class AugMix:
+class AugMix(Objective):
     """Cross-entropy on clean images, and the Jensen-Shannon divergence between them and two augmentations of each.
 
     Source: Hendrycks et al., "AugMix: a simple data processing method to improve robustness and uncertainty" (ICLR
@@ -51,12 +59,15 @@ class AugMix:
         if not 0 <= self.weight < math.inf:
             raise BadValue(f"weight is {self.weight}; it must not be negative", hint="for example weight=12")
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Views:
         views = [
             augmix(batch.x, keys.fold(batch.key, number), severity=self.severity, width=self.width) for number in (0, 1)
         ]
-        logits = model(torch.cat([batch.x, *views])).chunk(3)
-        clean, divergence = F.cross_entropy(logits[0], batch.y), jensen_shannon(logits).mean()
+        return Views(torch.cat([batch.x, *views]), batch.y)
+
+    def terms(self, model: nn.Module, prepared: Views) -> Terms:
+        logits = model(prepared.x).chunk(3)
+        clean, divergence = F.cross_entropy(logits[0], prepared.y), jensen_shannon(logits).mean()
         loss = clean + self.weight * divergence
         return Terms(loss, {"clean": clean.detach(), "divergence": divergence.detach()})
 

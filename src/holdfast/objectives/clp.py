@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast import keys
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.objectives import options
 from holdfast.objectives.mixing import partners
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
+
+
+class Paired(NamedTuple):
+    """Images ``x`` (N, C, H, W), labels ``y`` (N,) int64, and the ``partner`` (N,) int64 of each in the batch."""
+
+    x: Tensor
+    y: Tensor
+    partner: Tensor
 
 
 @register
 @dataclass(frozen=True)
-class CLP:
+class CLP(Objective):
     """Clean logit pairing: cross-entropy on noisy images, and the distance between the logits of random pairs of them.
 
     Source: Kannan, Kurakin and Goodfellow, "Adversarial logit pairing" (2018). The distance is the mean over
@@ -44,10 +53,13 @@ class CLP:
         options.weight("weight", self.weight)
         options.weight("sigma", self.sigma)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Paired:
         noise = keys.box_muller(keys.fold(batch.key, 1), batch.x.shape[1:]).to(batch.x.dtype)
-        logits = model((batch.x + self.sigma * noise).clamp(0, 1))
-        entropy = F.cross_entropy(logits, batch.y)
-        apart = F.mse_loss(logits, logits[partners(batch.key)])
+        return Paired((batch.x + self.sigma * noise).clamp(0, 1), batch.y, partners(batch.key))
+
+    def terms(self, model: nn.Module, prepared: Paired) -> Terms:
+        logits = model(prepared.x)
+        entropy = F.cross_entropy(logits, prepared.y)
+        apart = F.mse_loss(logits, logits[prepared.partner])
         loss = entropy + self.weight * apart
         return Terms(loss, {"entropy": entropy.detach(), "apart": apart.detach()})

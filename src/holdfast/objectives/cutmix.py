@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from holdfast import keys
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.objectives import options
 from holdfast.objectives.inner import search
 from holdfast.objectives.mixing import Mixed, partners, symmetric_beta
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 BOX = keys.number("box")
@@ -22,7 +23,7 @@ BOX = keys.number("box")
 
 @register
 @dataclass(frozen=True)
-class CutMix:
+class CutMix(Objective):
     """Cross-entropy on images with a box from another one, to both labels by area; with an attack, at its worst points.
 
     Source: Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features" (ICCV
@@ -49,13 +50,16 @@ class CutMix:
             options.climbs(self.attack)
             object.__setattr__(self, "operations", ("cutmix", "adversarial"))  # what this instance trains on
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Mixed:
         mixture = self._cut(batch)
-        x = mixture.x
-        if self.attack is not None:
-            around = batch._replace(x=x)
-            x = search(self.attack, model, around, threat, rises=lambda logits, y, target: mixture.loss(logits))
-        loss = mixture.loss(model(x)).mean()
+        if self.attack is None:
+            return mixture
+        around = batch._replace(x=mixture.x)
+        x = search(self.attack, model, around, threat, rises=lambda logits, y, target: mixture.loss(logits))
+        return mixture._replace(x=x)
+
+    def terms(self, model: nn.Module, prepared: Mixed) -> Terms:
+        loss = prepared.loss(model(prepared.x)).mean()
         return Terms(loss, {"mixed": loss.detach()})
 
     def _cut(self, batch: Examples) -> Mixed:

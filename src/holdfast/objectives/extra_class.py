@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.ascent.attack import Attack
-from holdfast.ascent.frozen import frozen
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.errors import BadModel
 from holdfast.foundation.registry import register
 from holdfast.losses import margin, true_logit
 from holdfast.objectives import options
-from holdfast.objectives.inner import search
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.inner import Pairs, check, moved
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 
 @register
 @dataclass(frozen=True)
-class ExtraClass:
+class ExtraClass(Objective):
     """Cross-entropy on clean images to their labels, and on adversarial points to one class more, the net's last output.
 
     Source: Grosse et al., "On the (statistical) detection of adversarial examples" (2017). The attack sees the
@@ -36,19 +36,23 @@ class ExtraClass:
     accuracy under that search, and the clean images that raise a false alarm.
 
     Args:
-        attack: the inner maximisation, of its own loss.
+        attack: the inner maximisation.
         weight: of the adversarial points' term.
+        climbs: what the attack climbs: ``own``, its own loss, or ``kl``, the divergence from the clean prediction.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("adversarial",)
+    outputs: ClassVar[int] = 1
 
     attack: Attack
     weight: float = 1.0
+    climbs: str = "own"
 
     def __post_init__(self) -> None:
         options.weight("weight", self.weight)
+        check(self.climbs, self.attack)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Pairs:
         largest = int(batch.y.max())
 
         def real(images: Tensor) -> Tensor:
@@ -60,12 +64,13 @@ class ExtraClass:
                 )
             return logits[:, :-1]
 
-        with frozen(model):
-            x = search(self.attack, real, batch, threat)
-        clean, moved = model(torch.cat([batch.x, x])).chunk(2)
+        return Pairs(batch.x, moved(self.attack, real, batch, threat, self.climbs), batch.y)
+
+    def terms(self, model: nn.Module, prepared: Pairs) -> Terms:
+        clean, moved = model(torch.cat([prepared.x, prepared.moved])).chunk(2)
         last = clean.shape[1] - 1
-        right = F.cross_entropy(clean, batch.y)
-        told = F.cross_entropy(moved, torch.full_like(batch.y, last))
+        right = F.cross_entropy(clean, prepared.y)
+        told = F.cross_entropy(moved, torch.full_like(prepared.y, last))
         alarms, found = ((each.detach().argmax(1) == last).to(right.dtype).mean() for each in (clean, moved))
         parts = {"clean": right.detach(), "detection": told.detach(), "false_alarms": alarms, "detected": found}
         return Terms(right + self.weight * told, parts)

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from holdfast import keys
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import register
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 
 @register
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Objective):
     """Cross-entropy on images of which a share has Gaussian noise added to every value.
 
     Source: Rusak et al., "A simple way to make neural networks robust against diverse image corruptions" (ECCV 2020),
@@ -43,9 +44,11 @@ class GaussianNoise:
         if not 0 <= self.share <= 1:
             raise BadValue(f"share is {self.share}; it is a share of the images", hint="for example share=0.5")
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Examples:
         noisy = keys.uniform(keys.fold(batch.key, 0), (1, 1, 1)) < self.share
         noise = keys.box_muller(keys.fold(batch.key, 1), batch.x.shape[1:]).to(batch.x.dtype)
-        x = (batch.x + self.sigma * noise).clamp_(0, 1).where(noisy, batch.x)
-        loss = F.cross_entropy(model(x), batch.y)
+        return batch._replace(x=(batch.x + self.sigma * noise).clamp_(0, 1).where(noisy, batch.x))
+
+    def terms(self, model: nn.Module, prepared: Examples) -> Terms:
+        loss = F.cross_entropy(model(prepared.x), prepared.y)
         return Terms(loss, {"noise": loss.detach()})

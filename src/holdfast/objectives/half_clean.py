@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast import keys
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.objectives import options
-from holdfast.objectives.inner import search
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.inner import check, moved
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 CHOSEN = keys.number("attacked")
 
 
+class Replaced(NamedTuple):
+    """Images ``x`` (N, C, H, W), labels ``y`` (N,) int64, and which images were replaced, ``chosen`` (M,) int64."""
+
+    x: Tensor
+    y: Tensor
+    chosen: Tensor
+
+
 @register
 @dataclass(frozen=True)
-class HalfClean:
+class HalfClean(Objective):
     """Cross-entropy on a batch of which a share is replaced by adversarial points.
 
     Source: Szegedy et al., "Intriguing properties of neural networks" (ICLR 2014), in the form of Kurakin,
@@ -31,10 +40,11 @@ class HalfClean:
     radius (there a single step towards the least likely class, which leaks no label, at a random radius).
 
     Args:
-        attack: the inner maximisation, of its own loss.
+        attack: the inner maximisation.
         share: of the images that are replaced, from 0 to 1; rounded to whole images.
         weight: of an adversarial image in the mean, where a clean one has 1; 0.3 on ImageNet there.
         smoothing: of the labels, from 0 to 1: the share of each label that is spread over all classes.
+        climbs: what the attack climbs: ``own``, its own loss, or ``kl``, the divergence from the clean prediction.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("adversarial",)
@@ -43,19 +53,25 @@ class HalfClean:
     share: float = 0.5
     weight: float = 1.0
     smoothing: float = 0.0
+    climbs: str = "own"
 
     def __post_init__(self) -> None:
         options.share("share", self.share)
         options.positive("weight", self.weight)
         options.share("smoothing", self.smoothing)
+        check(self.climbs, self.attack)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Replaced:
         count = int(self.share * len(batch.x) + 0.5)
         chosen = keys.fold(batch.key, CHOSEN).argsort(stable=True)[:count]
-        moved = search(self.attack, model, Examples(*(part[chosen] for part in batch)), threat)
-        values = F.cross_entropy(
-            model(batch.x.index_copy(0, chosen, moved)), batch.y, reduction="none", label_smoothing=self.smoothing
-        )
+        attacked = Examples(batch.x[chosen], batch.y[chosen], batch.key[chosen])
+        x = moved(self.attack, model, attacked, threat, self.climbs)
+        return Replaced(batch.x.index_copy(0, chosen, x), batch.y, chosen)
+
+    def terms(self, model: nn.Module, prepared: Replaced) -> Terms:
+        x, y, chosen = prepared
+        values = F.cross_entropy(model(x), y, reduction="none", label_smoothing=self.smoothing)
+        count = len(chosen)
         weights = values.new_ones(len(values)).index_fill(0, chosen, self.weight)
         loss = (weights * values).sum() / weights.sum()
         adversarial = values.detach()[chosen].sum() / max(1, count)

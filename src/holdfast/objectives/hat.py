@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +12,30 @@ from torch import Tensor, nn
 
 from holdfast.ascent.attack import Attack
 from holdfast.ascent.frozen import frozen
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import register
 from holdfast.losses import kl
 from holdfast.objectives import options
 from holdfast.objectives.inner import diverging
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
+
+
+class Helped(NamedTuple):
+    """Images ``x`` (N, C, H, W), their adversarial points ``moved``, the points ``beyond`` them; ``y`` (N,) int64, and the
+    ``label`` (N,) that the helper gives the adversarial points."""
+
+    x: Tensor
+    moved: Tensor
+    beyond: Tensor
+    y: Tensor
+    label: Tensor
 
 
 @register
 @dataclass(frozen=True)
-class HAT:
+class HAT(Objective):
     """TRADES and a third term that keeps margins from growing further than they need to.
 
     Source: Rade and Moosavi-Dezfooli, "Reducing excessive margin to achieve a better accuracy vs. robustness trade-off"
@@ -55,20 +67,23 @@ class HAT:
             options.weight(name, getattr(self, name))
         options.share("smoothing", self.smoothing)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Helped:
         if self.helper is None:
             raise BadValue(
                 "hat has no helper; it needs the labels of a net that was trained without attacks",
                 hint="train a net by Standard() first and give it as HAT(attack, helper=net)",
             )
-        x = diverging(self.attack, model, batch, threat)
+        moved = diverging(self.attack, model, batch, threat)
         with frozen(self.helper), torch.no_grad():
-            label = self.helper(x).argmax(1)
-        beyond = (batch.x + self.reach * (x - batch.x)).clamp(0, 1)
-        logits = model(batch.x)
-        clean = F.cross_entropy(logits, batch.y, label_smoothing=self.smoothing)
-        divergence = kl(model(x), logits).mean()
-        helped = F.cross_entropy(model(beyond), label)
+            label = self.helper(moved).argmax(1)
+        beyond = (batch.x + self.reach * (moved - batch.x)).clamp(0, 1)
+        return Helped(batch.x, moved, beyond, batch.y, label)
+
+    def terms(self, model: nn.Module, prepared: Helped) -> Terms:
+        logits = model(prepared.x)
+        clean = F.cross_entropy(logits, prepared.y, label_smoothing=self.smoothing)
+        divergence = kl(model(prepared.moved), logits).mean()
+        helped = F.cross_entropy(model(prepared.beyond), prepared.label)
         loss = clean + self.beta * divergence + self.gamma * helped
         parts = {"clean": clean.detach(), "divergence": divergence.detach(), "helper": helped.detach()}
         return Terms(loss, parts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +17,24 @@ from holdfast.ascent.inner import worst
 from holdfast.ascent.meter import Classifier
 from holdfast.ascent.state import Rows
 from holdfast.ascent.steepest import Steepest, SteepestAttack
+from holdfast.foundation.registry import pick
 from holdfast.losses import Loss, kl
+from holdfast.objectives import options
 from holdfast.objectives.objective import Examples
-from holdfast.objectives.options import climbs
 from holdfast.threats.threat import Threat
 
 NOISE = keys.number("noise under the start")
+
+AT_ONCE = 64 * 3072
+"""Values that are searched at once on a CPU: larger activations cost page faults and cache misses."""
+
+
+class Pairs(NamedTuple):
+    """Images ``x`` and their adversarial points ``moved``, (N, C, H, W) each, and the labels ``y`` (N,) int64."""
+
+    x: Tensor
+    moved: Tensor
+    y: Tensor
 
 
 def search(
@@ -39,11 +53,25 @@ def search(
     """
     attack.check(threat)
     if rises is not None:
-        climbs(attack)
+        options.climbs(attack)
         assert isinstance(attack, SteepestAttack)
         attack = _Raising(attack, rises, noise)
+
+    def found(part: Examples) -> Tensor:
+        return worst(attack, model, Rows(part.x, part.y, torch.full_like(part.y, -1), part.key, threat))
+
     with frozen(model):
-        return worst(attack, model, Rows(batch.x, batch.y, torch.full_like(batch.y, -1), batch.key, threat))
+        return found(batch) if rises is not None else apart(found, batch)
+
+
+def apart(find: Callable[[Examples], Tensor], batch: Examples) -> Tensor:
+    """What ``find`` says of a batch, asked in parts where the batch is more than a CPU's caches like."""
+    count = len(batch.x)
+    size = max(1, AT_ONCE // max(1, batch.x[:1].numel())) if batch.x.device.type == "cpu" else count
+    if size >= count:
+        return find(batch)
+    parts = (Examples(*(part[at : at + size] for part in batch[:3])) for at in range(0, count, size))
+    return torch.cat([find(part) for part in parts])
 
 
 def diverging(attack: Attack, model: Classifier, batch: Examples, threat: Threat) -> Tensor:
@@ -52,9 +80,28 @@ def diverging(attack: Attack, model: Classifier, batch: Examples, threat: Threat
     A divergence has no gradient at its minimum, the clean image. So normal noise of deviation 0.001 is added to the
     attack's start (Zhang et al. 2019, algorithm 1, who start from that noise alone). The clean images are evaluated once.
     """
-    with frozen(model), torch.no_grad():
-        reference = model(batch.x)
-    return search(attack, model, batch, threat, rises=lambda logits, y, target: kl(logits, reference), noise=0.001)
+
+    def found(part: Examples) -> Tensor:
+        with frozen(model), torch.no_grad():
+            reference = model(part.x)
+        return search(attack, model, part, threat, rises=lambda logits, y, target: kl(logits, reference), noise=0.001)
+
+    return apart(found, batch)
+
+
+CLIMBS = {"own": search, "kl": diverging}
+"""What the attack of an objective can climb: its own loss, or the divergence from the clean prediction (KL-PGD)."""
+
+
+def check(climbs: str, attack: Attack) -> None:
+    """Refuses choices that `CLIMBS` does not have, and attacks that cannot climb what was chosen."""
+    if pick("climbs", climbs, CLIMBS) is diverging:
+        options.climbs(attack)
+
+
+def moved(attack: Attack, model: Classifier, batch: Examples, threat: Threat, climbs: str) -> Tensor:
+    """The points, (N, C, H, W) in [0, 1], at which an attack ends that climbs what that entry of `CLIMBS` says."""
+    return CLIMBS[climbs](attack, model, batch, threat)
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import nn
 
 from holdfast import keys
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.objectives import options
-from holdfast.objectives.inner import search
-from holdfast.objectives.mixing import mixed
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.inner import check, moved
+from holdfast.objectives.mixing import Mixed, mixed
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
+
+
+class Both(NamedTuple):
+    """Mixtures of ``clean`` images, and of ``adversarial`` ones."""
+
+    clean: Mixed
+    adversarial: Mixed
 
 
 @register
 @dataclass(frozen=True)
-class Interpolated:
+class Interpolated(Objective):
     """The mean of the mixup losses on clean images and on their adversarial points.
 
     Source: Lamb et al., "Interpolated adversarial training: achieving robust neural networks without sacrificing too much
@@ -28,21 +36,26 @@ class Interpolated:
     Departures: those of `mixup`.
 
     Args:
-        attack: the inner maximisation, of its own loss; the authors take 7 steps of 2/255.
+        attack: the inner maximisation; the authors take 7 steps of 2/255.
         alpha: of the Beta distribution of the weights.
+        climbs: what the attack climbs: ``own``, its own loss, or ``kl``, the divergence from the clean prediction.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("mixup", "adversarial")
 
     attack: Attack
     alpha: float = 1.0
+    climbs: str = "own"
 
     def __post_init__(self) -> None:
         options.positive("alpha", self.alpha)
+        check(self.climbs, self.attack)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
-        x = search(self.attack, model, batch, threat)
-        first = mixed(batch.x, batch.y, keys.fold(batch.key, 0), self.alpha)
-        second = mixed(x, batch.y, keys.fold(batch.key, 1), self.alpha)
-        clean, adversarial = first.loss(model(first.x)).mean(), second.loss(model(second.x)).mean()
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Both:
+        x = moved(self.attack, model, batch, threat, self.climbs)
+        clean = mixed(batch.x, batch.y, keys.fold(batch.key, 0), self.alpha)
+        return Both(clean, mixed(x, batch.y, keys.fold(batch.key, 1), self.alpha))
+
+    def terms(self, model: nn.Module, prepared: Both) -> Terms:
+        clean, adversarial = (each.loss(model(each.x)).mean() for each in prepared)
         return Terms((clean + adversarial) / 2, {"clean": clean.detach(), "adversarial": adversarial.detach()})

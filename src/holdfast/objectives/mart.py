@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.losses import kl, true_logit
 from holdfast.objectives import options
-from holdfast.objectives.inner import search
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.inner import Pairs, check, moved
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 
 @register
 @dataclass(frozen=True)
-class MART:
+class MART(Objective):
     """Boosted cross-entropy at adversarial points, and a divergence weighted by how wrong the clean prediction is.
 
     Source: Wang et al., "Improving adversarial robustness requires revisiting misclassified examples" (ICLR 2020):
@@ -29,23 +30,28 @@ class MART:
     logarithms, where the authors add small constants.
 
     Args:
-        attack: the inner maximisation, of its own loss; the authors take 10 steps of a quarter of the radius.
+        attack: the inner maximisation; the authors take 10 steps of a quarter of the radius.
         beta: the weight of the divergence (the paper's lambda): 5 for ResNet-18, 6 for wide nets.
+        climbs: what the attack climbs: ``own``, its own loss, or ``kl``, the divergence from the clean prediction.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     attack: Attack
     beta: float = 5.0
+    climbs: str = "own"
 
     def __post_init__(self) -> None:
         options.weight("beta", self.beta)
+        check(self.climbs, self.attack)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
-        x = search(self.attack, model, batch, threat)
-        logits, clean = model(x), model(batch.x)
-        boosted = boosted_ce(logits, batch.y).mean()
-        missing = 1 - true_logit(clean.softmax(1), batch.y)
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Pairs:
+        return Pairs(batch.x, moved(self.attack, model, batch, threat, self.climbs), batch.y)
+
+    def terms(self, model: nn.Module, prepared: Pairs) -> Terms:
+        logits, clean = model(prepared.moved), model(prepared.x)
+        boosted = boosted_ce(logits, prepared.y).mean()
+        missing = 1 - true_logit(clean.softmax(1), prepared.y)
         divergence = (kl(logits, clean) * missing).mean()
         loss = boosted + self.beta * divergence
         return Terms(loss, {"boosted": boosted.detach(), "divergence": divergence.detach()})

@@ -8,17 +8,18 @@ from typing import ClassVar
 from torch import nn
 
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.objectives import options
 from holdfast.objectives.inner import search
-from holdfast.objectives.mixing import mixed
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.mixing import Mixed, mixed
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 
 @register
 @dataclass(frozen=True)
-class Mixup:
+class Mixup(Objective):
     """Cross-entropy on mixtures of two images, to the mixture of their labels; with an attack, at its worst points.
 
     Source: Zhang et al., "mixup: beyond empirical risk minimization" (ICLR 2018), section 2. With an attack, Rice, Wong
@@ -41,11 +42,14 @@ class Mixup:
             options.climbs(self.attack)
             object.__setattr__(self, "operations", ("mixup", "adversarial"))  # what this instance trains on
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Mixed:
         mixture = mixed(batch.x, batch.y, batch.key, self.alpha)
-        x = mixture.x
-        if self.attack is not None:
-            around = batch._replace(x=x)
-            x = search(self.attack, model, around, threat, rises=lambda logits, y, target: mixture.loss(logits))
-        loss = mixture.loss(model(x)).mean()
+        if self.attack is None:
+            return mixture
+        around = batch._replace(x=mixture.x)
+        x = search(self.attack, model, around, threat, rises=lambda logits, y, target: mixture.loss(logits))
+        return mixture._replace(x=x)
+
+    def terms(self, model: nn.Module, prepared: Mixed) -> Terms:
+        loss = prepared.loss(model(prepared.x)).mean()
         return Terms(loss, {"mixed": loss.detach()})

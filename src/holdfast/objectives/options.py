@@ -27,6 +27,12 @@ def positive(name: str, value: float) -> None:
         raise BadValue(f"{name} is {value!r}; it must be positive", hint=f"for example {name}=1.0")
 
 
+def at_least_one(name: str, value: int) -> None:
+    """Refuses anything but a whole number from 1 upwards."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadValue(f"{name} is {value!r}; it must be a whole number, at least 1", hint=f"for example {name}=10")
+
+
 def climbs(attack: Attack) -> None:
     """Refuses attacks that have a loss of their own and can climb no other."""
     if not isinstance(attack, SteepestAttack):

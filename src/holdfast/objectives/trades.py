@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from holdfast.ascent.attack import Attack
+from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.losses import kl
 from holdfast.objectives import options
-from holdfast.objectives.inner import diverging
-from holdfast.objectives.objective import Examples, Terms
+from holdfast.objectives.inner import Pairs, diverging
+from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
 
 @register
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(Objective):
     """Cross-entropy on clean images, and the divergence between the predictions there and at the worst points around.
 
     Source: Zhang et al., "Theoretically principled trade-off between robustness and accuracy" (ICML 2019), equation 5 and
@@ -46,10 +47,12 @@ class TRADES:
         options.weight("beta", self.beta)
         options.share("smoothing", self.smoothing)
 
-    def __call__(self, model: nn.Module, batch: Examples, threat: Threat) -> Terms:
-        x = diverging(self.attack, model, batch, threat)
-        logits = model(batch.x)
-        clean = F.cross_entropy(logits, batch.y, label_smoothing=self.smoothing)
-        divergence = kl(model(x), logits).mean()
+    def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Pairs:
+        return Pairs(batch.x, diverging(self.attack, model, batch, threat), batch.y)
+
+    def terms(self, model: nn.Module, prepared: Pairs) -> Terms:
+        logits = model(prepared.x)
+        clean = F.cross_entropy(logits, prepared.y, label_smoothing=self.smoothing)
+        divergence = kl(model(prepared.moved), logits).mean()
         loss = clean + self.beta * divergence
         return Terms(loss, {"clean": clean.detach(), "divergence": divergence.detach()})
