@@ -1,15 +1,18 @@
 import pytest
 import torch
 
+from holdfast.ascent.search_copy import search_copy
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadValue
 from holdfast.nets.normalise import Normalise
 from holdfast.nets.preact_resnet18 import PreActResNet18
 from holdfast.nets.small_cnn import SmallCNN
+from holdfast.nets.small_resnet import SmallResNet
 from holdfast.nets.wide_resnet28_10 import WideResNet28x10
 
 SMALL = {
     "small_cnn": {"width": 4, "hidden": 8},
+    "small_resnet": {"width": 4},
     "preact_resnet18": {"widths": (4, 8), "blocks": (1, 1)},
     "wide_resnet28_10": {"depth": 10, "width": 1},
 }
@@ -45,12 +48,20 @@ def test_small_cnn_takes_its_size(size):
     assert SmallCNN(size=size, width=2, hidden=4)(torch.rand(1, 1, size, size)).shape == (1, 10)
 
 
+def test_every_norm_of_small_resnet_follows_a_convolution_and_folds():
+    net = SmallResNet(width=4, blocks=2).eval()
+    norms = sum(isinstance(each, torch.nn.BatchNorm2d) for each in net.modules())
+    assert search_copy(net, torch.rand(4, 3, 16, 16)).folded == norms == 15
+
+
 def test_the_published_sizes():
     with torch.device("meta"):
         millions = {
+            "resnet-20": sum(each.numel() for each in SmallResNet(blocks=3).parameters()) / 1e6,
             "preact": sum(each.numel() for each in PreActResNet18().parameters()) / 1e6,
             "wide": sum(each.numel() for each in WideResNet28x10().parameters()) / 1e6,
         }
+    assert millions["resnet-20"] == pytest.approx(0.27, abs=0.005)  # He et al. 2016, table 6
     assert millions["preact"] == pytest.approx(11.17, abs=0.01)
     assert millions["wide"] == pytest.approx(36.48, abs=0.01)
 

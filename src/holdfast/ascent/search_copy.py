@@ -32,22 +32,36 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 @dataclass(frozen=True)
+class Fold:
+    """The layer ``name`` of a copy is ``layer`` and, after it, ``norm`` of the original: all three are submodules' names."""
+
+    name: str
+    layer: str
+    norm: str
+
+
+@dataclass(frozen=True)
 class SearchCopy:
     """What a search should evaluate, and what was done to get it.
 
     Args:
         module: the copy; the given object itself where it could not be copied.
-        folded: number of batch norms folded into the layer before.
+        folds: the batch norms that were folded into the layer before.
         channels_last: whether the convolutions' weights are channels-last.
         exact: largest difference of a logit from the original's, in units of the spread of the sample's logits.
         reason: why not more was done; empty if everything was.
     """
 
     module: Callable[[Tensor], Tensor]
-    folded: int
+    folds: tuple[Fold, ...]
     channels_last: bool
     exact: float
     reason: str
+
+    @property
+    def folded(self) -> int:
+        """How many batch norms were folded."""
+        return len(self.folds)
 
 
 def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
@@ -60,13 +74,13 @@ def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
             copy is a plain one. So it is for a model that raises on ``x`` or whose answers are random.
     """
     if not isinstance(module, nn.Module):
-        return SearchCopy(module, 0, False, 0.0, "not an nn.Module")
+        return SearchCopy(module, (), False, 0.0, "not an nn.Module")
     with frozen(module), rng_kept(x.device):
         try:
             plain = _plain(module)
         except Exception as error:  # a foreign __deepcopy__ or __reduce__ may raise anything
-            return SearchCopy(module, 0, False, 0.0, f"cannot be copied: {_short(error)}")
-        unchanged = SearchCopy(plain, 0, False, 0.0, "")
+            return SearchCopy(module, (), False, 0.0, f"cannot be copied: {_short(error)}")
+        unchanged = SearchCopy(plain, (), False, 0.0, "")
         if not len(x):
             return _because(unchanged, "no images to compare on")
         try:
@@ -83,10 +97,10 @@ def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
         )
         for fold, last in ways:
             try:
-                built, folded = _folded(_plain(module)) if fold else (_plain(module), 0)
+                built, folds = _folded(_plain(module)) if fold else (_plain(module), ())
                 if last:
                     built = built.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
-                if not _with_few_channels(built) and not folded and not last:
+                if not _with_few_channels(built) and not folds and not last:
                     continue  # that is the plain copy
                 exact = _difference(wanted, _answer(built, x))
             except (
@@ -95,7 +109,7 @@ def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
                 reasons.append(f"{'folding' if fold else 'channels-last'}: {_short(error)}")
                 continue
             if exact <= tolerance:
-                return SearchCopy(built, folded, last, exact, "; ".join(reasons))
+                return SearchCopy(built, folds, last, exact, "; ".join(reasons))
             reasons.append(f"{'folding' if fold else 'channels-last'} changed the answers")
         return _because(unchanged, "; ".join(dict.fromkeys(reasons)) or "nothing to fold")
 
@@ -136,7 +150,12 @@ def _difference(wanted: _Answer, given: _Answer) -> float:
         return math.inf
     if wanted.grad is not None and given.grad is not None and not _same_gradients(wanted.grad, given.grad):
         return math.inf
-    a, b = a.cpu().double(), b.cpu().double()
+    return furthest(a, b)
+
+
+def furthest(wanted: Tensor, given: Tensor) -> float:
+    """The largest difference of two logits (N,K), in units of the spread of the sample's; infinite for a NaN."""
+    a, b = wanted.cpu().double(), given.cpu().double()
     spread = (a.amax(1) - a.amin(1)).clamp_min(torch.finfo(torch.float64).tiny)
     worst = float(((a - b).abs().amax(1) / spread).max())
     return worst if math.isfinite(worst) else math.inf
@@ -148,8 +167,8 @@ def _same_gradients(wanted: Tensor, given: Tensor) -> bool:
     return bool(((a - b).norm(dim=1) <= 0.02 * a.norm(dim=1)).double().mean() >= 0.75)
 
 
-def _folded(module: nn.Module) -> tuple[nn.Module, int]:
-    """``module`` with its batch norms folded where that is exact, and their number; ``module`` is used up."""
+def _folded(module: nn.Module) -> tuple[nn.Module, tuple[Fold, ...]]:
+    """``module`` with its batch norms folded where that is exact, and which; ``module`` is used up."""
     if any(getattr(each, hooks, None) for each in module.modules() for hooks in _HOOKS):
         raise ValueError("the module has hooks")
     before = _generators()
@@ -161,7 +180,7 @@ def _folded(module: nn.Module) -> tuple[nn.Module, int]:
         if node.op in ("call_module", "get_attr"):
             owner = node.target if node.op == "call_module" else node.target.rpartition(".")[0]
             uses[owner] = uses.get(owner, 0) + 1
-    count = 0
+    folds: list[Fold] = []
     for node in list(traced.graph.nodes):
         first = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
         if not isinstance(first, fx.Node) or first.op != "call_module" or len(first.users) != 1:
@@ -172,15 +191,15 @@ def _folded(module: nn.Module) -> tuple[nn.Module, int]:
         layer, norm = (traced.get_submodule(each) for each in names)
         if not _foldable(layer, norm):
             continue
-        name = f"_holdfast_folded_{count}"
-        traced.add_submodule(name, _fold(layer, norm))
-        first.target, uses[name] = name, 1
+        fold = Fold(f"_holdfast_folded_{len(folds)}", *names)
+        traced.add_submodule(fold.name, _fold(layer, norm))
+        first.target, uses[fold.name] = fold.name, 1
         node.replace_all_uses_with(first)
         traced.graph.erase_node(node)
-        count += 1
+        folds.append(fold)
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return traced, count
+    return traced, tuple(folds)
 
 
 def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
@@ -192,22 +211,30 @@ def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
 
 
 def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """The layer followed by the batch norm, as one layer; in float64, rounded once."""
+    """The layer followed by the batch norm, as one layer."""
+    new = copy.deepcopy(layer)
+    weight, bias = merged(layer, norm)
+    new.weight, new.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+    return new
+
+
+def merged(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one layer that does what ``layer``, and after it ``norm``, do in evaluation mode.
+
+    Computed in float64 and rounded once; the weight keeps its memory format. Both are a function of the numbers alone.
+    """
     assert isinstance(layer, (nn.Conv2d, nn.Linear)) and isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
     assert norm.running_mean is not None and norm.running_var is not None
+    weight = layer.weight.detach()
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()
-    bias = (
-        -norm.running_mean.double() if layer.bias is None else layer.bias.detach().double() - norm.running_mean.double()
-    )
+    bias = -norm.running_mean.double()
+    if layer.bias is not None:
+        bias = layer.bias.detach().double() + bias
     shift = bias * scale + (0 if norm.bias is None else norm.bias.detach().double())
-    weight = layer.weight.detach()
-    new = copy.deepcopy(layer)
     by_row = scale.view(-1, *([1] * (weight.dim() - 1)))
-    new.weight = nn.Parameter((weight.double() * by_row).to(weight.dtype), requires_grad=False)
-    new.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
-    return new
+    return (weight.double() * by_row).to(weight.dtype), shift.to(weight.dtype)
 
 
 def _with_few_channels(module: nn.Module) -> int:
@@ -235,7 +262,7 @@ def _generators() -> tuple[bytes, object, bytes, int]:
 
 
 def _because(result: SearchCopy, reason: str) -> SearchCopy:
-    return SearchCopy(result.module, result.folded, result.channels_last, result.exact, reason)
+    return SearchCopy(result.module, result.folds, result.channels_last, result.exact, reason)
 
 
 def _short(error: Exception) -> str:
