@@ -20,8 +20,9 @@ from holdfast.objectives.adversarial import Adversarial
 from holdfast.objectives.objective import Examples
 from holdfast.objectives.standard import Standard
 from holdfast.threats.linf import Linf
+from holdfast.training.batches import shifted
 from holdfast.training.checkpoint import trained
-from holdfast.training.loop import Epoch, _shifted, fit
+from holdfast.training.loop import Epoch, fit
 from holdfast.training.recipe import Recipe
 
 OBJECTIVES = {"standard": Standard(), "adversarial": Adversarial(PGD(steps=2))}
@@ -118,14 +119,14 @@ def test_a_radius_of_zero_is_standard_training() -> None:
 def test_images_are_moved_by_up_to_the_shift() -> None:
     x = torch.rand(200, 1, 8, 8)
     key = torch.arange(200)
-    moved = _shifted(x, 2, key)
+    moved = shifted(x, 2, key)
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
     found = set()
     for image, candidates in zip(moved, padded):
         places = [(i, j) for i in range(5) for j in range(5) if torch.equal(image, candidates[:, i : i + 8, j : j + 8])]
         assert len(places) == 1
         found.add(places[0])
-    assert len(found) == 25 and torch.equal(_shifted(x, 0, key), x)
+    assert len(found) == 25 and torch.equal(shifted(x, 0, key), x)
 
 
 def test_a_loss_that_explodes_is_named() -> None:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
+from holdfast.cli.report import write_report
+from holdfast.cli.show import show_findings, show_summary
 from holdfast.cli.terminal import terminal
-from holdfast.cli.watch import clock
+from holdfast.cli.watch import clock, watching, watching_counts
+from holdfast.foundation import units
 
 if TYPE_CHECKING:
-    from holdfast.training.run import EpochRecord
+    from holdfast.data.source import Source
+    from holdfast.threats.threat import Threat
+    from holdfast.training.plan import TrainingPlan
+    from holdfast.training.recipe import Recipe
+    from holdfast.training.run import EpochRecord, Training, Watch
+    from holdfast.training.watchdog import ProbeRecord
+
+INCOMPLETE = 4
 
 
 def train(
@@ -25,15 +38,21 @@ def train(
     data: str = "digits:train",
     split: str | None = None,
     limit: int | None = None,
+    extra: str | None = None,
+    teacher: Path | None = None,
+    helper: Path | None = None,
+    test: str | None = None,
+    audit: bool = True,
     threat: str = "linf",
     eps: str,
     set: Annotated[list[str] | None, Parameter(negative="")] = None,
     seed: int = 0,
     device: str = "cpu",
     out: Path,
+    tensorboard: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
-    """Train a classifier, and keep the weights that were the most robust on held-out training images.
+    """Train a classifier, keep the weights that were the most robust on held-out training images, and audit them.
 
     The same command goes on where a stopped one was, to the same bits. Test data has no part in any choice.
 
@@ -42,9 +61,9 @@ def train(
     Parameters
     ----------
     recipe
-        How: standard, pgd, n_fgsm, fgsm, ..., or the path of a TOML file.
+        How: standard, pgd, n_fgsm, trades, ..., or the path of a TOML file.
     net
-        Which net; see "holdfast list net".
+        Which net; see "holdfast list net". "your_module:factory" for your own.
     option
         A keyword argument of the net, as key=value. Repeat for more.
     data
@@ -53,10 +72,20 @@ def train(
         Which part of the data.
     limit
         Use a seeded subset of that many images.
+    extra
+        More training images, generated or collected; the recipe's extra_share says how many of a batch.
+    teacher
+        Weights of an earlier training, whose answers are the labels of the extra images.
+    helper
+        Weights of an earlier training by "standard", which the recipe hat needs.
+    test
+        The images of the final audit; by default the test part of the data, else those held out.
+    audit
+        End with an audit by the plan fast of at most 1,000 images; --no-audit leaves it out.
     threat
-        What to train against: linf (the default), l2, l1.
+        What to train against: linf (the default), l2, l1; linf,l2,l1 for all of them (recipes mat and msd).
     eps
-        The radius: 8/255, 0.5.
+        The radius: 8/255, 0.5; as many as there are threats.
     set
         A setting of the recipe, as key=value: epochs=30, lr=0.005, average=0.995. Repeat for more.
     seed
@@ -65,61 +94,168 @@ def train(
         Where to compute.
     out
         The folder for weights, checkpoints and the log.
+    tensorboard
+        Write event files for TensorBoard, too.
     quiet
         Show no progress.
     """
     from holdfast.audit.config import check_numbers
     from holdfast.audit.config import option as pair
     from holdfast.data.load import load as load_data
-    from holdfast.foundation import registry
     from holdfast.training import recipes
-    from holdfast.training.run import ROBUST
+    from holdfast.training.board import boarded
+    from holdfast.training.checkpoint import restored
+    from holdfast.training.relabelled import relabelled
+    from holdfast.training.run import Watch
     from holdfast.training.run import train as run
 
     check_numbers(limit=limit, slots=None, seed=seed)
-    allowed = registry.load("threat", threat)(eps)
+    allowed = _threat(threat, eps)
     chosen = recipes.recipe(recipe, allowed, {"seed": seed, **dict(pair(text) for text in set or [])})
     source = load_data(data, split=split, limit=limit, seed=seed)
-    progress, seen = terminal(stderr=True), []
+    more = None if extra is None else load_data(extra)
+    if more is not None and teacher is not None:
+        more = relabelled(more, restored(teacher))
+    progress = terminal(stderr=True)
+    with _watching(progress, recipe, net, source, chosen, quiet=quiet) as watch:
+        found = run(
+            net,
+            source,
+            chosen,
+            out,
+            options=dict(pair(text) for text in option or []),
+            extra=more,
+            helper=helper,
+            device=device,
+            command=shlex.join(["holdfast", *sys.argv[1:]]),
+            watch=boarded(watch or Watch(), out) if tensorboard else watch,
+        )
+    console = terminal()
+    _show(console, found)
+    if found.epochs and allowed.eps and audit and not chosen.objective.outputs:
+        _audit(console, out, _test(test, data, split), source, chosen, device, quiet=quiet)
+    if found.stopped:
+        console.print(f"stopped early: {found.stopped}", markup=False)
+        return INCOMPLETE
+    return 0
 
-    def watch(record: EpochRecord, epochs: int) -> None:
-        seen.append(record)
-        spent = record.seconds / record.epoch
-        progress.print(
+
+@contextmanager
+def _watching(
+    console: Console, recipe: str, net: str, source: Source, chosen: Recipe, *, quiet: bool
+) -> Iterator[Watch | None]:
+    """Who is told on the terminal: the plan first, a bar of steps, a line an epoch, what the watchdog sees."""
+    if quiet:
+        yield None
+        return
+    from holdfast.training.run import Watch
+
+    said = ""
+
+    def plan(found: TrainingPlan) -> None:
+        console.print(
+            f"{net}, {found.parameters:,} parameters, on {len(source):,} images, a tenth of them (at most 1,000) held out; "
+            f"{recipe}: {chosen.epochs} epochs of {type(chosen.objective).__name__}, {chosen.threat.name} "
+            f"{units.show(chosen.threat.eps)}",
+            markup=False,
+        )
+        console.print(
+            f"plan: {found.steps:,} steps of {found.passes:.0f} passes an image, about {clock(found.seconds)} besides what "
+            f"looking at it takes, {found.bytes / 2**20:,.0f} MiB",
+            markup=False,
+        )
+
+    def probe(record: ProbeRecord) -> None:
+        nonlocal said
+        checks = ", ".join(each.check for each in record.findings)
+        if checks and (checks != said or record.repair):
+            console.print(f"step {record.step}:", markup=False)
+            show_findings(console, record.findings)
+            if record.repair:
+                console.print(f"back to step {record.back}; from there {record.repair}", markup=False)
+        said = checks
+
+    def epoch(record: EpochRecord, epochs: int) -> None:
+        console.print(
             f"epoch {record.epoch}/{epochs}: loss {record.loss:.3f}, held out: clean {100 * record.clean:.1f} %, PGD-10 "
-            f"{100 * record.robust:.1f} %, FGSM {100 * record.single:.1f} %; {clock(record.seconds)}, about "
-            f"{clock(spent * (epochs - record.epoch))} left",
+            f"{100 * record.robust:.1f} %, FGSM {100 * record.single:.1f} %; {clock(record.seconds)}",
             markup=False,
         )
-        for finding in record.findings:
-            progress.print(f"warning {finding.check}: {finding.saw}. {finding.means}. {finding.remedy}.", markup=False)
+        show_findings(console, tuple(each for each in record.findings if each.check not in said))
 
-    if not quiet:
-        progress.print(
-            f"{net} on {len(source):,} images, a tenth (at most 1,000) held out; {recipe}: {chosen.epochs} epochs of "
-            f"{type(chosen.objective).__name__}, {threat} {eps}",
-            markup=False,
-        )
-    history = run(
-        net,
-        source,
-        chosen,
-        out,
-        options=dict(pair(text) for text in option or []),
-        device=device,
-        command=shlex.join(["holdfast", *sys.argv[1:]]),
-        watch=None if quiet else watch,
-    )
-    best = max(history, key=lambda each: (each.robust, each.clean))
+    with watching_counts(console, "steps") as count:
+        assert count is not None
+        yield Watch(plan=plan, step=lambda done, total: count("training", done, total), probe=probe, epoch=epoch)
+
+
+def _show(console: Console, found: Training) -> None:
+    """The most robust epoch and the last one, on held-out images."""
+    if not found.epochs:
+        return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, record in (("most robust", best), ("last", history[-1])):
+    for name, record in (("most robust", found.best), ("last", found.epochs[-1])):
         figures = f"clean {100 * record.clean:.1f} %", f"PGD-10 {100 * record.robust:.1f} %"
         table.add_row(name, f"epoch {record.epoch}", *figures)
-    console = terminal()
+    console.print("on held-out training images, by which the weights were chosen:")
     console.print(table)
-    console.print(
-        f"on held-out training images; PGD-10 is no verdict. Judge it: holdfast audit --model net:{net} --weights "
-        f"{out / ROBUST} --eps {eps} --data ...",
-        markup=False,
-    )
-    return 0
+
+
+def _threat(names: str, eps: str) -> Threat:
+    """The set of that name and radius; the union of several, both given as lists."""
+    from holdfast.foundation import registry
+    from holdfast.foundation.errors import BadValue
+    from holdfast.threats.union import Union
+
+    each, radii = names.split(","), eps.split(",")
+    if len(each) != len(radii):
+        raise BadValue(
+            f"threat is {names!r} and eps {eps!r}: {len(each)} sets and {len(radii)} radii",
+            hint="give a radius for every set: --threat linf,l2,l1 --eps 0.03,0.5,12",
+        )
+    found = [registry.load("threat", name)(radius) for name, radius in zip(each, radii)]
+    return found[0] if len(found) == 1 else Union(*found)
+
+
+def _test(test: str | None, data: str, split: str | None) -> Source | None:
+    """The images of the audit: those asked for, or the test part of the training data; None where there is none."""
+    from holdfast.data.load import load
+    from holdfast.foundation.errors import HoldfastError
+
+    if test is not None:
+        return load(test)
+    name, _, part = data.partition(":")
+    if "train" not in (part, split):
+        return None
+    try:
+        return load(name, split="test")
+    except HoldfastError:
+        return None
+
+
+def _audit(
+    console: Console, out: Path, test: Source | None, source: Source, chosen: Recipe, device: str, *, quiet: bool
+) -> None:
+    """The audit of the most robust weights, and its page."""
+    from holdfast.audit.outlines import OUTLINES
+    from holdfast.threats.union import parts
+    from holdfast.training.run import ROBUST, parted
+    from holdfast.training.verdict import FOLDER, robust_to_all, verdict
+
+    sets = parts(chosen.threat)
+    if any(each.name not in OUTLINES["fast"].threats for each in sets):
+        console.print(f"no audit: the plan fast does not know {chosen.threat.name}", markup=False)
+        return
+    images = parted(source, chosen.seed)[0] if test is None else test
+    where = "held-out training images, which chose the weights" if test is None else images.name
+    console.print(f"{out / ROBUST} on {where}, by the plan fast:", markup=False)
+    folders = [out / (FOLDER if len(sets) == 1 else f"{FOLDER}-{each.name}") for each in sets]
+    for each, folder in zip(sets, folders):
+        with watching(terminal(stderr=True), label="audit, ", quiet=quiet) as watch:
+            summary = verdict(out, images, each, folder, seed=chosen.seed, device=device, watch=watch)
+        show_summary(console, summary)
+    if len(folders) > 1:
+        every = robust_to_all(folders)
+        console.print(
+            f"robust to all of them: {100 * every.value:.1f} %, {100 * every.low:.1f} to {100 * every.high:.1f} %, n = {every.n}"
+        )
+    console.print(f"report: {write_report(folders, folders[0] / 'report.html')}", markup=False)

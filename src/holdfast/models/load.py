@@ -119,6 +119,31 @@ def load(
     )
 
 
+def build(
+    net: str, *, shape: Sequence[int], classes: int, options: Mapping[str, Any] | None = None, seed: int = 0
+) -> nn.Module:
+    """A net to be trained, initialised with that seed, in train mode on the CPU. The global RNG is left alone.
+
+    Args:
+        net: the name of a registered net, or ``"your_module:factory"``: naming it is your word that its code may run.
+        shape: (C,H,W) of its images.
+        classes: its outputs.
+        options: keyword arguments of the net or the factory, which win over the shape and the classes.
+
+    Raises:
+        UnknownName: no such net, option or factory.
+        BadModel: what it gives is no ``nn.Module`` with parameters.
+    """
+    image = _shape(shape)
+    with rng_kept():
+        torch.default_generator.manual_seed(seed)
+        given = net if ":" in net else f"net:{net}"
+        module, _ = _built(given, dict(options or {}), image, classes, {})
+    if not isinstance(module, nn.Module) or not any(each.requires_grad for each in module.parameters()):
+        raise BadModel(f"{net} has nothing to train", hint="give a net, or a factory that returns an nn.Module")
+    return module.train()
+
+
 def _built(
     given: object,
     options: dict[str, Any],

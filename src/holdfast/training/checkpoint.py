@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
+from torch import nn
 
 from holdfast import __version__
 from holdfast.data.source import Source
-from holdfast.foundation import registry
+from holdfast.foundation.errors import BadFile
+from holdfast.models.load import build
 from holdfast.records.files import write_atomic
+from holdfast.threats.threat import Threat
+from holdfast.threats.union import Union, parts
 from holdfast.training.loop import fit
 from holdfast.training.recipe import Recipe
 
@@ -27,39 +33,69 @@ def trained(net: str, source: Source, recipe: Recipe, path: Path) -> str:
         BadModel: the training failed.
     """
     recipe_id = hashlib.sha256(f"{net}|{recipe!r}|{source.fingerprint()}|{__version__}".encode()).hexdigest()[:16]
-    if _declared(path).get("recipe") == recipe_id:
+    if metadata(path).get("recipe") == recipe_id:
         return f"already trained, in {path}"
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        module = registry.load("net", net)(
-            channels=source.shape[0], classes=len(source.class_names), size=source.shape[1]
-        )
+    module = build(net, shape=source.shape, classes=len(source.class_names), seed=recipe.seed)
     history = fit(module, source, recipe)
-    state = {name: value.contiguous() for name, value in module.state_dict().items()}
-    write_atomic(path, [save(state, declared(net, recipe, recipe_id, source.name))])
+    keep(module, path, declared(net, {}, source, recipe, recipe_id))
     last = history[-1]
     return f"trained in {last.seconds:.0f} s ({last.epochs} epochs, last loss {last.loss:.3f})"
 
 
-def declared(net: str, recipe: Recipe, recipe_id: str, data: str) -> dict[str, str]:
+def declared(net: str, options: Mapping[str, Any], source: Source, recipe: Recipe, recipe_id: str) -> dict[str, str]:
     """What weights say of themselves: the metadata of their file."""
     return {
         "format": "pt",
         "holdfast": __version__,
         "net": net,
+        "options": json.dumps(dict(options)),
+        "shape": json.dumps(list(source.shape)),
+        "classes": json.dumps(list(source.class_names)),
         "recipe": recipe_id,
         "objective": type(recipe.objective).__name__,
         "operations": json.dumps(
             [*recipe.objective.operations, *(["translate"] if recipe.shift else []), *(["flip"] if recipe.flip else [])]
         ),
-        "threat": json.dumps({"name": recipe.threat.name, "eps": recipe.threat.eps}),
-        "data": data,
+        "threat": json.dumps(_said(recipe.threat)),
+        "data": source.name,
     }
 
 
-def _declared(path: Path) -> dict[str, str]:
+def _said(threat: Threat) -> dict[str, Any]:
+    more = {"parts": [_said(each) for each in parts(threat)]} if isinstance(threat, Union) else {}
+    return {"name": threat.name, "eps": threat.eps, **more}
+
+
+def keep(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Writes the weights, whole or not at all. Raises StorageError."""
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    write_atomic(path, [save(state, metadata)])
+
+
+def restored(path: Path) -> nn.Module:
+    """The net of a file that a training wrote, in eval mode.
+
+    Raises:
+        BadFile: it is no such file.
+        BadModel: the net that it names cannot be built, or has other weights.
+    """
+    said = metadata(path)
+    if "net" not in said or "options" not in said:
+        raise BadFile(
+            f"{path} does not say which net its weights belong to",
+            hint="give weights that holdfast train wrote, such as runs/NAME/best_clean.safetensors",
+        )
+    shape, classes = json.loads(said["shape"]), json.loads(said["classes"])
+    net = build(said["net"], shape=shape, classes=len(classes), options=json.loads(said["options"]))
+    try:
+        net.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise BadFile(f"the weights in {path} do not fit {said['net']}: {error}", hint="train it again") from None
+    return net.eval().requires_grad_(False)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the file at ``path`` says of itself; nothing where there is none, or it is torn."""
     if not path.exists():
         return {}
     try:
@@ -67,3 +103,11 @@ def _declared(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (OSError, SafetensorError):
         return {}
+
+
+def digest(path: Path) -> str:
+    """A digest of a file's bytes. Raises BadFile."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise BadFile(f"{path} cannot be read: {error.strerror}", hint="give the path of a file of weights") from None

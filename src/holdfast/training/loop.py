@@ -13,14 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast import keys
-from holdfast.audit.feed import tensors
+from holdfast.ascent.frozen import frozen
+from holdfast.ascent.meter import Classifier
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel
-from holdfast.objectives.objective import Examples
+from holdfast.objectives.objective import Carrying
+from holdfast.threats.threat import Threat
+from holdfast.training.attack_copy import AttackCopy
+from holdfast.training.averaging import follow, with_statistics
+from holdfast.training.awp import perturbed
+from holdfast.training.batches import Batches
+from holdfast.training.grad_align import misalignment
 from holdfast.training.recipe import Recipe
 from holdfast.training.schedule import rate
 
@@ -36,7 +41,7 @@ class Epoch:
 
 
 def fit(net: nn.Module, source: Source, recipe: Recipe, *, watch: Callable[[Epoch], None] | None = None) -> list[Epoch]:
-    """Trains ``net`` in place and leaves it in eval mode. The source must fit in memory.
+    """Trains ``net`` in place and leaves it in eval mode; nobody watches over it. The source must fit in memory.
 
     The same net, source and recipe give the same weights on the same machine; the global random generators are not used.
     Where the recipe averages, the net ends with the average.
@@ -52,7 +57,7 @@ def fit(net: nn.Module, source: Source, recipe: Recipe, *, watch: Callable[[Epoc
         history.append(epoch)
         if watch:
             watch(epoch)
-    net.load_state_dict(trainer.judged.state_dict())
+    net.load_state_dict(trainer.judged().state_dict())
     net.eval()
     return history
 
@@ -60,20 +65,22 @@ def fit(net: nn.Module, source: Source, recipe: Recipe, *, watch: Callable[[Epoc
 class Trainer:
     """A training run at some step.
 
-    ``net``: the weights that are trained; ``average``: their moving average, None where the recipe has none; ``done``: steps
-    taken, of ``total``, ``per_epoch`` of them an epoch.
+    ``net``: the weights that are trained; ``average``: their average, None where the recipe has none; ``done``: steps
+    taken, of ``total``, ``per_epoch`` of them an epoch. ``recipe`` may be replaced by one of the same length.
     """
 
-    def __init__(self, net: nn.Module, source: Source, recipe: Recipe) -> None:
+    def __init__(self, net: nn.Module, source: Source, recipe: Recipe, *, extra: Source | None = None) -> None:
         parameter = next(net.parameters())
         self.net, self.recipe = net, recipe
-        self._x, self._y = tensors(source, source.ids, dtype=parameter.dtype, device=parameter.device)
-        self._root = keys.fold(keys.root(recipe.seed, device=self._x.device), keys.number("training"))
+        self.batches = Batches(source, recipe, dtype=parameter.dtype, device=parameter.device, extra=extra)
+        self._copy = self._copied()
+        if self._copy is not None and self._copy.channels_last:
+            net.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         self.average = copy.deepcopy(net).requires_grad_(False) if recipe.average else None
         self.optimiser = _optimiser(net, recipe)
-        self.per_epoch = math.ceil(len(self._x) / recipe.batch_size)
+        self.per_epoch = self.batches.per_epoch * recipe.replays
         self.total, self.done = recipe.epochs * self.per_epoch, 0
-        self._prepared: tuple[int, Tensor, Tensor, tuple[Tensor, ...]] | None = None
+        self._carried: Tensor | None = None
 
     @property
     def epoch(self) -> int:
@@ -86,29 +93,60 @@ class Trainer:
         return self.done >= self.total
 
     @property
+    def threat(self) -> Threat:
+        """The set of the next step: the radius grows while the recipe warms up."""
+        recipe = self.recipe
+        past = self.done + 1 - recipe.warm_from * self.total
+        grown = min(1.0, max(0.0, past / max(1.0, recipe.warm_up * self.total)))
+        return recipe.threat.resized(recipe.threat.eps * grown)
+
+    def searched(self) -> Classifier:
+        """The net as a search should see it, up to date: a cheaper copy where there is one. Keep it in `frozen`."""
+        return self.net if self._copy is None else self._copy.refreshed()
+
+    def compare(self, x: Tensor) -> None:
+        """Does without the cheaper copy where it no longer answers as the net does on images ``x``."""
+        if self._copy is not None and self._copy.difference(x) > self._copy.tolerance:
+            self._copy = None
+
     def judged(self) -> nn.Module:
         """What stands for the outcome: the average, or the net itself."""
-        return self.average or self.net
+        if self.average is None:
+            return self.net
+        if self.recipe.averaging == "exponential" or self.done <= self.recipe.average_from * self.total:
+            return self.average
+        return with_statistics(self.average, self._feed, self.batches.per_epoch)
 
     def step(self) -> Tensor:
         """One step; returns its loss, detached, which nobody has looked at yet."""
-        recipe = self.recipe
-        key, images, parts = self._of_epoch(self.done // self.per_epoch + 1)
-        chosen = parts[self.done % self.per_epoch]
+        recipe, done = self.recipe, self.done / self.total
+        batch = self.batches.at(self.done // recipe.replays)
+        count = len(batch.x)
+        if self._carried is not None:
+            batch = batch._replace(delta=self._carried[:count])
         for group in self.optimiser.param_groups:
-            group["lr"] = recipe.lr * rate(recipe.schedule, self.done / self.total)
-        grown = min(1.0, (self.done + 1) / max(1.0, recipe.warm_up * self.total))
-        threat = recipe.threat.resized(recipe.threat.eps * grown)
+            group["lr"] = recipe.lr * rate(recipe.schedule, done)
+        objective, threat = recipe.objective_at(done), self.threat
         self.net.train()
-        batch = Examples(images[chosen], self._y[chosen], keys.fold(key[chosen], 0))
-        terms = recipe.objective(self.net, batch, threat)
-        self.optimiser.zero_grad(set_to_none=True)
-        terms.loss.backward()
+        searched = self.searched()
+        with frozen(searched):
+            prepared = objective.prepare(searched, batch, threat)
+        gamma = recipe.awp if done >= recipe.awp_from else 0.0
+        with perturbed(self.net, lambda: objective.terms(self.net, prepared).loss, gamma):
+            loss = objective.terms(self.net, prepared).loss
+            if recipe.align:
+                loss = loss + recipe.align * misalignment(self.net, batch, threat)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
         self.optimiser.step()
+        if isinstance(objective, Carrying):
+            if self._carried is None:
+                self._carried = batch.x.new_zeros(recipe.batch_size, *batch.x.shape[1:])
+            self._carried[:count] = objective.carried(prepared, threat)
         if self.average is not None:
-            _follow(self.average, self.net, min(recipe.average, (1 + self.done) / (10 + self.done)))
+            follow(self.average, self.net, recipe, self.done, self.total)
         self.done += 1
-        return terms.loss.detach()
+        return loss.detach()
 
     def check(self, loss: float) -> None:
         """Refuses to go on after a loss that is no number. Raises BadModel."""
@@ -122,11 +160,15 @@ class Trainer:
             found |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for number, held in self.optimiser.state_dict()["state"].items():
             found |= {f"optimiser.{number}.{name}": value for name, value in held.items() if value is not None}
+        if self._carried is not None:
+            found["carried.delta"] = self._carried
+        found["search.copied"] = torch.tensor(self._copy is not None)
         return {name: value.detach().clone().contiguous() for name, value in found.items()}
 
     def load(self, state: dict[str, Tensor], done: int) -> None:
         """Goes on from what `state` gave after ``done`` steps."""
-        parts: dict[str, dict[str, Tensor]] = {"net": {}, "average": {}, "optimiser": {}}
+        rooms = ("net", "average", "optimiser", "carried", "search")
+        parts: dict[str, dict[str, Tensor]] = {room: {} for room in rooms}
         for name, value in state.items():
             room, _, rest = name.partition(".")
             parts[room][rest] = value
@@ -137,16 +179,29 @@ class Trainer:
         for name, value in parts["optimiser"].items():
             number, _, rest = name.partition(".")
             held.setdefault(int(number), {})[rest] = value
+        # The optimiser keeps what it is given, and steps change it in place.
+        held = {number: {name: value.clone() for name, value in each.items()} for number, each in held.items()}
         self.optimiser.load_state_dict({"state": held, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.done, self._prepared = done, None
+        carried = parts["carried"].get("delta")
+        self._carried = None if carried is None else carried.to(next(self.net.parameters()).device, copy=True)
+        if not parts["search"]["copied"]:
+            self._copy = None
+        self.done = done
 
-    def _of_epoch(self, number: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """The keys of an epoch, its images, and its batches as indices."""
-        if self._prepared is None or self._prepared[0] != number:
-            key = keys.fold(keys.fold(self._root, number), torch.arange(len(self._x), device=self._x.device))
-            images = _flipped(_shifted(self._x, self.recipe.shift, keys.fold(key, 1)), self.recipe, keys.fold(key, 2))
-            self._prepared = number, key, images, key.sort().indices.split(self.recipe.batch_size)
-        return self._prepared[1:]
+    def _copied(self) -> AttackCopy | None:
+        """The net's copy for searches, where the recipe has any."""
+        objectives = [self.recipe.objective, *(each for _, each in self.recipe.later)]
+        if not any("adversarial" in each.operations and not isinstance(each, Carrying) for each in objectives):
+            return None
+        low = torch.bfloat16 if self.recipe.precision == "bfloat16" else None
+        return AttackCopy(self.net, self.batches.at(0).x[:32], dtype=low)
+
+    def _feed(self, net: nn.Module, number: int) -> None:
+        """Passes a batch as it is trained on through a net in train mode."""
+        objective, batch = self.recipe.objective_at(self.done / self.total), self.batches.at(number)
+        with frozen(net):
+            prepared = objective.prepare(net, batch, self.threat)
+        objective.terms(net, prepared)
 
 
 def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -159,34 +214,3 @@ def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     return torch.optim.AdamW(groups, lr=recipe.lr)
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """One step of the moving average; counters and running statistics are those of the net."""
-    followed = dict(average.named_parameters())
-    for name, value in net.state_dict().items():
-        if name in followed:
-            followed[name].lerp_(value, 1 - decay)
-        else:
-            average.state_dict()[name].copy_(value)
-
-
-def _shifted(x: Tensor, shift: int, key: Tensor) -> Tensor:
-    """Images moved by up to ``shift`` pixels in each direction, the border repeated."""
-    if not shift:
-        return x
-    height, width = x.shape[2:]
-    padded = F.pad(x, (shift,) * 4, mode="replicate")
-    down, right = keys.integers(key, (2,), 2 * shift + 1).unbind(1)
-    i = (torch.arange(height, device=x.device) + down[:, None])[:, None, :, None]
-    j = (torch.arange(width, device=x.device) + right[:, None])[:, None, None, :]
-    n, c = (torch.arange(size, device=x.device) for size in x.shape[:2])
-    return padded[n[:, None, None, None], c[None, :, None, None], i, j]
-
-
-def _flipped(x: Tensor, recipe: Recipe, key: Tensor) -> Tensor:
-    """Half of the images mirrored, where the recipe asks for it."""
-    if not recipe.flip:
-        return x
-    return torch.where(keys.integers(key, (1, 1, 1), 2).bool(), x.flip(3), x)

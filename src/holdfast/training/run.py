@@ -1,50 +1,52 @@
-"""A training in a folder: validated as it goes, written as it goes, resumed to the same bits.
+"""A training in a folder: validated as it goes, written as it goes, watched over, resumed to the same bits.
 
-``training.json`` says what was asked; ``log.jsonl`` has a line an epoch; ``last.safetensors`` is everything that the steps
-to come depend on (``last-1`` the one before it, should a disk tear the last); ``best_robust.safetensors`` and
-``best_clean.safetensors`` are weights to be used, chosen on images that were held out of the training data. The test data
-has no part in any choice.
+``training.json`` says what was asked; ``log.jsonl`` has a line an epoch, ``probes.jsonl`` one for every look of the
+watchdog; ``last.safetensors`` is everything that the steps to come depend on (``last-1`` the one before it, should a disk
+tear the last); ``best_robust.safetensors`` and ``best_clean.safetensors`` are weights to be used, chosen on images that were
+held out of the training data, ``final.safetensors`` those after the last step. The test data has no part in any choice.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from holdfast import __version__
-from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen
-from holdfast.attacks.fgsm import FGSM
-from holdfast.attacks.pgd import PGD
 from holdfast.audit.feed import tensors
 from holdfast.data.source import Source, Subset, subset
-from holdfast.foundation import registry
-from holdfast.foundation.errors import BadData, BadFile, PlanMismatch
+from holdfast.foundation.errors import BadData, BadModel, BadValue, PlanMismatch
+from holdfast.models.load import build
+from holdfast.objectives.objective import Objective
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.lines import append, locked, repaired
 from holdfast.records.part import read_document
 from holdfast.records.schema import Finding, Frozen
-from holdfast.training.checkpoint import declared
+from holdfast.training.checkpoint import declared, digest, keep, restored
+from holdfast.training.held_out import Judge, judged, one_answer
 from holdfast.training.loop import Trainer
+from holdfast.training.plan import TrainingPlan, passes, planned
 from holdfast.training.recipe import Recipe
+from holdfast.training.saved import Running, resume, store
+from holdfast.training.watchdog import NO_NUMBER, ProbeRecord, Watchdog
 
-RUN, LOG, LAST, BEFORE, ROBUST, CLEAN = (
+RUN, LOG, PROBES, ROBUST, CLEAN, FINAL = (
     "training.json",
     "log.jsonl",
-    "last.safetensors",
-    "last-1.safetensors",
+    "probes.jsonl",
     "best_robust.safetensors",
     "best_clean.safetensors",
+    "final.safetensors",
 )
 
 HELD_OUT = 1000
@@ -53,8 +55,8 @@ HELD_OUT = 1000
 SAVE_EVERY = 60.0
 """Seconds between two saves within an epoch."""
 
-_GAP = 0.2
-"""By how much FGSM accuracy lies above PGD accuracy after catastrophic overfitting (Wong, Rice and Kolter 2020)."""
+_FALL = 0.05
+"""By how much held-out robust accuracy has fallen from its best when a net is said to overfit."""
 
 
 class TrainingInfo(Frozen):
@@ -66,6 +68,7 @@ class TrainingInfo(Frozen):
     options: dict[str, Any]
     recipe: dict[str, str]
     data: str
+    extra: str = ""
     n: int
     held_out: int
     identity: str
@@ -75,7 +78,8 @@ class TrainingInfo(Frozen):
 class EpochRecord(Frozen):
     """One epoch: the mean loss over its steps, and the accuracy of what is judged on the images that were held out.
 
-    ``robust``: after PGD of 10 steps, ``single``: after FGSM; both equal ``clean`` where the radius is 0.
+    ``robust``: after PGD of 10 steps, ``single``: after FGSM; both equal ``clean`` where the radius is 0. ``seconds``: since
+    the training began; ``watched``: those of them that the watchdog took since it was last started.
     """
 
     epoch: int
@@ -84,11 +88,39 @@ class EpochRecord(Frozen):
     robust: float
     single: float
     seconds: float
+    watched: float = 0.0
     findings: tuple[Finding, ...] = ()
 
 
-Watcher = Callable[[EpochRecord, int], None]
-"""Called with each finished epoch and the number of all."""
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of a training as it goes.
+
+    Args:
+        plan: of what it will cost, once, before it begins or goes on.
+        step: of every step: those done, and all.
+        probe: of every look of the watchdog.
+        epoch: of every finished epoch, and the number of all.
+    """
+
+    plan: Callable[[TrainingPlan], None] = lambda plan: None
+    step: Callable[[int, int], None] = lambda done, total: None
+    probe: Callable[[ProbeRecord], None] = lambda probe: None
+    epoch: Callable[[EpochRecord, int], None] = lambda record, epochs: None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training came to: its ``epochs``, the ``probes`` of the watchdog, and why it ended early, or ``""``."""
+
+    epochs: tuple[EpochRecord, ...]
+    probes: tuple[ProbeRecord, ...]
+    stopped: str
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch of the most robust weights; among equals that of the most accurate."""
+        return max(self.epochs, key=_worth)
 
 
 def train(
@@ -98,199 +130,244 @@ def train(
     out: Path,
     *,
     options: dict[str, Any] | None = None,
+    extra: Source | None = None,
+    helper: Path | None = None,
     device: str = "cpu",
     command: str = "",
-    watch: Watcher | None = None,
-) -> list[EpochRecord]:
-    """Trains a registered net in the folder ``out``, or goes on where that was stopped; returns all epochs.
+    watch: Watch | None = None,
+) -> Training:
+    """Trains a net in the folder ``out``, or goes on where that was stopped.
 
     Args:
-        net: its registry name; ``options``: its keyword arguments.
+        net: its registry name, or ``"your_module:factory"``.
         source: the training data; some of it is held out.
         recipe: how.
+        options: keyword arguments of the net.
+        extra: more data, of which every batch has ``recipe.extra_share``.
+        helper: weights that an earlier training wrote, for objectives that need another net (`holdfast.objectives.hat`).
         device: where to compute.
-        watch: called after every epoch.
+        watch: who is told.
 
     Raises:
         PlanMismatch: ``out`` holds another training.
-        BadData: too few images to hold some out.
-        BadModel: the loss became infinite or NaN; the best weights are kept.
+        BadData: too few images to hold some out, or extra data of another shape.
+        BadModel: the loss became infinite or NaN, and no repair was asked for or helped; the best weights are kept.
         BadFile: neither of the two last checkpoints is whole.
         StorageError: the folder cannot be written.
     """
     if len(source) < 20:
         raise BadData(f"{source.name} has {len(source)} images", hint="train on at least 20")
-    held = subset(source, min(HELD_OUT, len(source) // 10), recipe.seed)
-    ids = np.asarray(source.ids)
-    kept = Subset(source, ids[~np.isin(ids, held.ids)])
-    given = dict(options or {})
+    if extra is not None and extra.shape != source.shape:
+        raise BadData(f"the extra data are {extra.shape}, the data {source.shape}", hint="give images of one shape")
+    held, kept = parted(source, recipe.seed)
+    classes, given = len(source.class_names), dict(options or {})
+    if recipe.objective.outputs:
+        given = {"classes": classes + recipe.objective.outputs, **given}
+    parts = [net, repr(given), repr(recipe), source.fingerprint(), __version__]
+    parts += [extra.fingerprint()] if extra is not None else []
+    parts += [digest(helper)] if helper is not None else []
     info = TrainingInfo(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         net=net,
         options=given,
         recipe={name: repr(value) for name, value in vars(recipe).items()},
         data=source.name,
+        extra="" if extra is None else extra.name,
         n=len(kept),
         held_out=len(held),
-        identity=hashlib.sha256(
-            f"{net}|{given!r}|{recipe!r}|{source.fingerprint()}|{__version__}".encode()
-        ).hexdigest()[:16],
+        identity=hashlib.sha256("|".join(parts).encode()).hexdigest()[:16],
         command=command,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        module = registry.load("net", net)(
-            **{"channels": source.shape[0], "classes": len(source.class_names), "size": source.shape[1], **given}
+    module = build(net, shape=source.shape, classes=classes, options=given, seed=recipe.seed).to(device)
+    outputs = _outputs(module, source.shape, device)
+    if outputs < classes:
+        raise BadModel(
+            f"{net} has {outputs} outputs, and the data have {classes} classes", hint=f"build it with classes={classes}"
         )
-    trainer = Trainer(module.to(device), kept, recipe)
+    helped = recipe if helper is None else _with_helper(recipe, helper, device)
+    trainer = Trainer(module, kept, helped, extra=extra)
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
-        lines = locked(out / LOG)
+        log, probes = locked(out / LOG), locked(out / PROBES)
     try:
         _same(out, info)
-        history = list(repaired(out / LOG, EpochRecord))
-        losses = _resume(trainer, out, info)
-        history = history[: trainer.done // trainer.per_epoch]
-        _cut(out / LOG, len(history))
-        return _epochs(trainer, held, out, info, history, losses, lines, net, watch)
+        told = watch or Watch()
+        told.plan(planned(trainer))
+        watchdog = Watchdog(trainer, passes(trainer))
+        running = resume(out, info.identity, trainer, watchdog)
+        epochs, looks = (
+            _lines(out / LOG, EpochRecord, running.epochs),
+            _lines(out / PROBES, ProbeRecord, running.probes),
+        )
+        parameter = next(module.parameters())
+        x, y = tensors(held, held.ids, dtype=parameter.dtype, device=parameter.device)
+        run = _Run(
+            trainer=trainer,
+            watchdog=watchdog,
+            running=running,
+            out=out,
+            info=info,
+            declared=declared(net, given, source, recipe, info.identity),
+            judge=lambda module: judged(module, x, y, recipe.threat, recipe.seed, outputs=recipe.objective.outputs),
+            constant=lambda module: len(y.unique()) > 1 and one_answer(module, x),
+            files=(log, probes),
+            watch=told,
+        )
+        run.go(epochs, looks)
+        return Training(tuple(epochs), tuple(looks), watchdog.memory.stopped)
     finally:
-        lines.close()
+        log.close()
+        probes.close()
 
 
-def _epochs(
-    trainer: Trainer,
-    held: Source,
-    out: Path,
-    info: TrainingInfo,
-    history: list[EpochRecord],
-    losses: list[Tensor],
-    lines: Any,
-    net: str,
-    watch: Watcher | None,
-) -> list[EpochRecord]:
-    recipe, began, saved = trainer.recipe, time.monotonic(), time.monotonic()
-    past = history[-1].seconds if history else 0.0
-    while not trainer.finished:
-        losses.append(trainer.step())
-        ended = trainer.done % trainer.per_epoch == 0
-        if not ended and time.monotonic() - saved > SAVE_EVERY:
-            _save(trainer, out, info, losses)
-            saved = time.monotonic()
-        if not ended:
-            continue
-        mean = float(torch.stack(losses).mean())
-        trainer.check(mean)
-        record = _judged(trainer, held, mean, past + time.monotonic() - began, history)
-        best = max(history, key=lambda each: (each.robust, each.clean), default=None)
-        if best is None or (record.robust, record.clean) > (best.robust, best.clean):
-            _keep(trainer, out / ROBUST, info, net, recipe, record)
-        if not history or record.clean > max(each.clean for each in history):
-            _keep(trainer, out / CLEAN, info, net, recipe, record)
-        losses = []
-        # The line first: a checkpoint without its line would leave the epoch out of the log for ever.
-        with storing(out):
-            append(lines, record)
-        history.append(record)
-        _save(trainer, out, info, losses)
-        saved = time.monotonic()
-        if watch:
-            watch(record, recipe.epochs)
-    return history
+def parted(source: Source, seed: int) -> tuple[Source, Source]:
+    """The images that are held out, a tenth of all and at most `HELD_OUT`, and those that are trained on."""
+    held = subset(source, min(HELD_OUT, len(source) // 10), seed)
+    ids = np.asarray(source.ids)
+    return held, Subset(source, ids[~np.isin(ids, held.ids)])
 
 
-def _judged(trainer: Trainer, held: Source, loss: float, seconds: float, history: list[EpochRecord]) -> EpochRecord:
-    """The accuracy of what the training would give now, on the images that were held out."""
-    module = trainer.judged.eval()
-    parameter = next(module.parameters())
-    x, y = tensors(held, held.ids, dtype=parameter.dtype, device=parameter.device)
-    threat, seed = trainer.recipe.threat, trainer.recipe.seed
-    with frozen(module):
-        logits = engine.predict(module, x)
-        clean = float((logits.argmax(1) == y).double().mean())
-        found = {
-            name: float((~attack(module, x, y, threat=threat, seed=seed).fooled).double().mean())
-            if threat.eps
-            else clean
-            for name, attack in (("robust", PGD(steps=10)), ("single", FGSM()))
+@dataclass
+class _Run:
+    """One call of `train`."""
+
+    trainer: Trainer
+    watchdog: Watchdog
+    running: Running
+    out: Path
+    info: TrainingInfo
+    declared: dict[str, str]
+    judge: Judge
+    constant: Callable[[torch.nn.Module], bool]
+    files: tuple[FileIO, FileIO]
+    watch: Watch
+
+    def go(self, epochs: list[EpochRecord], looks: list[ProbeRecord]) -> None:
+        """All steps that are left; ``epochs`` and ``looks`` grow."""
+        trainer, watchdog, running = self.trainer, self.watchdog, self.running
+        began, past, saved = time.monotonic(), running.seconds, time.monotonic()
+        while not (trainer.finished or watchdog.memory.stopped):
+            running.losses.append(trainer.step())
+            running.unseen += 1
+            self.watch.step(trainer.done, trainer.total)
+            ended = trainer.done % trainer.per_epoch == 0
+            if watchdog.due:
+                probe = watchdog.look(torch.stack(running.losses[-running.unseen :]))
+                running.unseen, running.probes = 0, running.probes + 1
+                with storing(self.out):
+                    append(self.files[1], probe)
+                looks.append(probe)
+                self.watch.probe(probe)
+                if probe.repair:
+                    del running.losses[trainer.done % trainer.per_epoch :]
+                    ended = False
+            running.seconds = past + time.monotonic() - began
+            if ended and not watchdog.memory.stopped:
+                self._epoch(epochs, looks)
+            if ended or watchdog.memory.stopped or time.monotonic() - saved > SAVE_EVERY:
+                store(self.out, self.info.identity, trainer, watchdog, running)
+                saved = time.monotonic()
+        if trainer.finished and not (self.out / FINAL).exists():
+            keep(trainer.judged(), self.out / FINAL, self.declared | {"epoch": str(trainer.epoch)})
+        stopped = watchdog.memory.stopped
+        if stopped.startswith(NO_NUMBER):
+            best = f"the weights of the best epoch are in {self.out / ROBUST}" if epochs else "no epoch was finished"
+            raise BadModel(f"{stopped}; {best}", hint="train with a smaller learning rate (lr)")
+
+    def _epoch(self, epochs: list[EpochRecord], looks: list[ProbeRecord]) -> None:
+        """Judges what the training would give now, keeps it if it is the best so far, and says so."""
+        trainer, running = self.trainer, self.running
+        net = trainer.judged()
+        found = self.judge(net)
+        new = [probe for probe in looks if probe.step > trainer.done - trainer.per_epoch]
+        findings = {each.check: each for probe in new for each in probe.findings}
+        for finding in self._overfitting(epochs, found.robust, looks), self._constant(net):
+            if finding is not None:
+                findings.setdefault(finding.check, finding)
+        record = EpochRecord(
+            epoch=trainer.epoch,
+            loss=float(torch.stack(running.losses).mean()),
+            seconds=running.seconds,
+            watched=self.watchdog.seconds,
+            findings=tuple(findings.values()),
+            **found._asdict(),
+        )
+        said = self.declared | {
+            "epoch": str(record.epoch),
+            "held_out_clean": f"{record.clean:.4f}",
+            "held_out_robust": f"{record.robust:.4f}",
         }
-        constant = bool((logits.argmax(1) == logits.argmax(1)[0]).all())
-    findings = []
-    if constant and len(y.unique()) > 1:
-        findings.append(
-            _warning(
-                "constant network",
-                "the net gives one answer to all held-out images",
-                "it has learned nothing, as small nets at large radii can (Madry et al. 2018, section 4)",
-                "lengthen the warm-up of the radius (warm_up), lower the learning rate, or take a wider net",
-            )
+        if not epochs or _worth(record) > max(map(_worth, epochs)):
+            keep(net, self.out / ROBUST, said)
+        if not epochs or record.clean > max(each.clean for each in epochs):
+            keep(net, self.out / CLEAN, said)
+        # The line first: a checkpoint without its line would leave the epoch out of the log for ever.
+        with storing(self.out):
+            append(self.files[0], record)
+        epochs.append(record)
+        running.losses, running.epochs = [], running.epochs + 1
+        self.watch.epoch(record, trainer.recipe.epochs)
+
+    def _constant(self, net: torch.nn.Module) -> Finding | None:
+        if not self.constant(net):
+            return None
+        return Finding(
+            check="constant network",
+            level="warning",
+            saw="the net gives one answer to all held-out images",
+            means="it has learned nothing, as small nets at large radii can (Madry et al. 2018, section 4)",
+            remedy="let the radius grow over more steps (warm_up), lower the learning rate, or take a wider net",
         )
-    best = max((each.robust for each in history), default=0.0)
-    if found["single"] - found["robust"] > _GAP and found["robust"] < best - _GAP:
-        findings.append(
-            _warning(
-                "catastrophic overfitting",
-                f"FGSM leaves {found['single']:.0%} right, PGD {found['robust']:.0%}, which was {best:.0%} before",
-                "the net has learned to bend its loss within one step; best_robust.safetensors is from before",
-                "train with n_fgsm or with more steps",
-            )
+
+    def _overfitting(self, epochs: list[EpochRecord], robust: float, looks: list[ProbeRecord]) -> Finding | None:
+        """Robust overfitting: held-out accuracy falls while that on the training images does not."""
+        best = max(epochs, key=_worth, default=None)
+        train = looks[-1].robust if looks else 0.0
+        told = any(each.check == "robust overfitting" for record in epochs for each in record.findings)
+        if best is None or told or robust > best.robust - _FALL or train < best.robust + _FALL:
+            return None
+        if self.trainer.recipe.watch == "stop":
+            self.watchdog.end(f"robust overfitting after epoch {self.trainer.epoch}")
+        return Finding(
+            check="robust overfitting",
+            level="warning",
+            saw=f"after PGD {robust:.0%} of the held-out images are right, which was {best.robust:.0%} after epoch "
+            f"{best.epoch}, and {train:.0%} of the training images",
+            means="the net learns its training images by heart (Rice, Wong and Kolter 2020)",
+            remedy=f"{ROBUST} is from epoch {best.epoch}; train for fewer epochs, average the weights or perturb them (awp)",
         )
-    return EpochRecord(epoch=trainer.epoch, loss=loss, clean=clean, seconds=seconds, findings=tuple(findings), **found)
 
 
-def _warning(check: str, saw: str, means: str, remedy: str) -> Finding:
-    return Finding(check=check, level="warning", saw=saw, means=means, remedy=remedy)
-
-
-def _keep(trainer: Trainer, path: Path, info: TrainingInfo, net: str, recipe: Recipe, record: EpochRecord) -> None:
-    """Weights to be used, with what they are in the metadata."""
-    state = {name: value.detach().cpu().contiguous() for name, value in trainer.judged.state_dict().items()}
-    more = {
-        "epoch": str(record.epoch),
-        "held_out_clean": f"{record.clean:.4f}",
-        "held_out_robust": f"{record.robust:.4f}",
-    }
-    write_atomic(path, [save(state, declared(net, recipe, info.identity, info.data) | more)])
-
-
-def _save(trainer: Trainer, out: Path, info: TrainingInfo, losses: list[Tensor]) -> None:
-    """The checkpoint; the one before it stays until this one is whole."""
-    state = trainer.state()
-    if losses:
-        state["losses"] = torch.stack(losses)
-    text = save(
-        {name: value.cpu() for name, value in state.items()}, {"identity": info.identity, "done": str(trainer.done)}
-    )
-    with storing(out):
-        if (out / LAST).exists():
-            (out / LAST).replace(out / BEFORE)
-    write_atomic(out / LAST, [text])
-
-
-def _resume(trainer: Trainer, out: Path, info: TrainingInfo) -> list[Tensor]:
-    """Loads the newest whole checkpoint; returns the losses of the epoch that it stands in.
-
-    Raises:
-        BadFile: there are checkpoints, and none is whole.
-    """
-    found = [path for path in (out / LAST, out / BEFORE) if path.exists()]
-    for path in found:
+def _outputs(net: torch.nn.Module, shape: tuple[int, int, int], device: str) -> int:
+    """How many logits the net gives for images of that shape. Raises BadModel."""
+    parameter = next(net.parameters())
+    with frozen(net), torch.no_grad():
         try:
-            with safe_open(path, "pt", device="cpu") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if metadata.get("identity") != info.identity:
-                continue
-            losses = state.pop("losses", torch.zeros(0))
-            trainer.load(state, int(metadata["done"]))
-            return list(losses.unbind())
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
-            continue
-    if found:
-        raise BadFile(
-            f"neither {LAST} nor {BEFORE} in {out} is whole",
-            hint=f"the best weights so far are in {ROBUST}; delete both files to begin again",
-        )
-    return []
+            logits = net(torch.zeros(2, *shape, dtype=parameter.dtype, device=device))
+        except RuntimeError as error:
+            raise BadModel(f"the net cannot take images of {shape}: {error}", hint="choose a net that does") from None
+    if logits.dim() != 2:
+        raise BadModel(f"the net returns {tuple(logits.shape)} for 2 images", hint="it must return logits (N, K)")
+    return logits.shape[1]
+
+
+def _worth(record: EpochRecord) -> tuple[float, float]:
+    return record.robust, record.clean
+
+
+def _with_helper(recipe: Recipe, path: Path, device: str) -> Recipe:
+    """The recipe whose objectives have the net of that file for a helper."""
+
+    def helped(objective: Any) -> Objective:
+        if "helper" not in {each.name for each in dataclasses.fields(objective)}:
+            raise BadValue(
+                f"{type(objective).__name__} takes no helper", hint="leave --helper out, or use the recipe hat"
+            )
+        return dataclasses.replace(objective, helper=net)
+
+    net = restored(path).to(device)
+    later = tuple((start, helped(each)) for start, each in recipe.later)
+    return dataclasses.replace(recipe, objective=helped(recipe.objective), later=later)
 
 
 def _same(out: Path, info: TrainingInfo) -> None:
@@ -308,8 +385,10 @@ def _same(out: Path, info: TrainingInfo) -> None:
         raise PlanMismatch(f"{out} holds another training: {what}", hint="give a new folder with --out")
 
 
-def _cut(path: Path, lines: int) -> None:
-    """Drops the lines of epochs that came after the checkpoint: they are run again, to the same bits."""
+def _lines(path: Path, kind: type[Any], count: int) -> list[Any]:
+    """The first ``count`` lines; those after the checkpoint are dropped, because they will be written again."""
+    found = list(repaired(path, kind))[:count]
     text = path.read_bytes().splitlines(keepends=True)
     with path.open("r+b") as file:
-        file.truncate(sum(map(len, text[:lines])))
+        file.truncate(sum(map(len, text[:count])))
+    return found

@@ -10,7 +10,9 @@ from typing import Any
 
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadFile, BadValue, UnknownName
+from holdfast.objectives.objective import Objective
 from holdfast.threats.threat import Threat
+from holdfast.threats.union import parts as sets
 from holdfast.training.recipe import Recipe
 
 if sys.version_info >= (3, 11):
@@ -19,8 +21,8 @@ else:
     import tomli as tomllib
 
 _HERE = Path(__file__).parent
-_WORDS = ("about", "source")
-_TABLES = ("objective", "attack", "options")
+_WORDS = ("about", "source", "expected", "differs")
+_TABLES = ("objective", "attack", "options", "later")
 
 
 def names() -> dict[str, str]:
@@ -28,11 +30,18 @@ def names() -> dict[str, str]:
     return {path.stem: _read(path).get("about", "") for path in sorted(_HERE.glob("*.toml"))}
 
 
+def words(name: str) -> dict[str, str]:
+    """What a recipe says of itself: ``about``, ``source``, ``expected`` (published figures) and ``differs`` (from them)."""
+    values = _read(_HERE / f"{name}.toml")
+    return {key: str(values[key]) for key in _WORDS if key in values}
+
+
 def recipe(given: str, threat: Threat, overrides: Mapping[str, Any]) -> Recipe:
     """The recipe of that name, or in that TOML file, for a threat set.
 
     A file holds ``objective`` (a registered name) with its ``[options]``, the inner ``[attack]`` (``name`` and its options)
-    where the objective takes one, and any field of `Recipe`.
+    where the objective takes one, and any field of `Recipe`. Each table ``[[later]]`` holds ``from``, a share of the steps,
+    and what is different from there on: its own ``objective``, ``options`` and ``attack``, merged into those before.
 
     Args:
         given: a name, or the path of a file that ends in ``.toml``.
@@ -49,25 +58,46 @@ def recipe(given: str, threat: Threat, overrides: Mapping[str, Any]) -> Recipe:
     if not given.endswith(".toml") and given not in own:
         raise UnknownName.among("recipe", given, own)
     values = {key: value for key, value in _read(path).items() if key not in _WORDS}
-    known = {each.name for each in fields(Recipe)} - {"objective", "threat"}
+    known = {each.name for each in fields(Recipe)} - {"objective", "threat", "later"}
     for key in (*values, *overrides):
         if key not in known and key not in _TABLES:
             raise UnknownName.among(f"key of the recipe {given}", key, [*known, *_TABLES, *_WORDS])
-    options = dict(values.pop("options", {}))
-    if "attack" in values:
-        table = dict(values.pop("attack"))
-        attack = registry.load("attack", str(table.pop("name", "pgd")))
-        options["attack"] = _made(attack, table)
-        options["attack"].check(threat)
-    objective = _made(registry.load("objective", str(values.pop("objective", "standard"))), options)
-    settings = {**values, **overrides}
-    settings.setdefault("epochs", 20)
+    parts: dict[str, Any] = {key: values.pop(key) for key in ("objective", "options", "attack") if key in values}
+    objective, later = _objective(parts, threat), []
+    for table in values.pop("later", []):
+        start = table.get("from")
+        for key in table:
+            if key not in (*parts, "objective", "options", "attack", "from"):
+                raise UnknownName.among(f"key of [[later]] in {given}", key, ["from", "objective", "options", "attack"])
+        parts = {key: _merged(parts.get(key), table.get(key)) for key in ("objective", "options", "attack")}
+        later.append((start, _objective(parts, threat)))
+    settings: dict[str, Any] = {"epochs": 20, **values, **overrides}
     try:
-        return Recipe(objective=objective, threat=threat, **settings)
+        return Recipe(objective=objective, threat=threat, later=tuple(later), **settings)
     except TypeError as error:
         raise BadValue(
             f"the recipe {given} cannot be made: {error}", hint="give numbers where numbers are meant"
         ) from None
+
+
+def _merged(before: Any, table: Any) -> Any:
+    if (
+        isinstance(before, dict)
+        and isinstance(table, dict)
+        and table.get("name", before.get("name")) == before.get("name")
+    ):
+        return {**before, **table}
+    return before if table is None else table
+
+
+def _objective(parts: Mapping[str, Any], threat: Threat) -> Objective:
+    options = dict(parts.get("options") or {})
+    if parts.get("attack"):
+        table = dict(parts["attack"])
+        options["attack"] = _made(registry.load("attack", str(table.pop("name", "pgd"))), table)
+        for part in sets(threat):
+            options["attack"].check(part)
+    return _made(registry.load("objective", str(parts.get("objective", "standard"))), options)
 
 
 def _made(kind: Any, options: dict[str, Any]) -> Any:

@@ -1,0 +1,70 @@
+"""What a net would be worth now: its accuracy on images that were held out of the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.ascent import engine
+from holdfast.ascent.attack import Attack
+from holdfast.ascent.frozen import frozen
+from holdfast.ascent.meter import Classifier
+from holdfast.attacks.fgsm import FGSM
+from holdfast.attacks.pgd import PGD
+from holdfast.attacks.spatial_gradient import SpatialGradient
+from holdfast.threats.threat import Threat
+from holdfast.threats.union import parts
+
+
+class Judged(NamedTuple):
+    """Shares of right answers: ``clean``, ``robust`` after ten steps of PGD, ``single`` after FGSM."""
+
+    clean: float
+    robust: float
+    single: float
+
+
+def judged(net: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, *, outputs: int = 0) -> Judged:
+    """The accuracy of ``net`` on images (N, C, H, W) in [0, 1] with labels (N,).
+
+    Over a union of sets an image counts as robust where no part has a point that fools. Rotations and shifts are searched
+    by gradients in ten restarts; both figures are of that search there.
+
+    Args:
+        net: in any mode; it is left in eval mode.
+        threat: the set; at a radius of 0 all three are the clean accuracy.
+        outputs: outputs of the net besides the classes, which have no say.
+    """
+    net.eval()
+    with frozen(net):
+        answering = classes_of(net, outputs)
+        right = engine.predict(answering, x).argmax(1) == y
+        robust, single = right, right
+        for part in parts(threat):
+            if not part.eps:
+                continue
+            attacks: tuple[Attack, Attack] = PGD(steps=10), FGSM()
+            if part.name not in PGD.threats:
+                attacks = SpatialGradient(), SpatialGradient()
+            found = [~attack(answering, x, y, threat=part, seed=seed).fooled for attack in attacks]
+            robust, single = robust & found[0], single & found[1]
+        return Judged(*(float(each.double().mean()) for each in (right, robust, single)))
+
+
+def classes_of(net: Classifier, outputs: int) -> Classifier:
+    """The net without its last ``outputs`` outputs."""
+    return (lambda x: net(x)[:, :-outputs]) if outputs else net
+
+
+def one_answer(net: nn.Module, x: Tensor) -> bool:
+    """Whether the net gives one answer to all images."""
+    with frozen(net), torch.no_grad():
+        answers = net(x).argmax(1)
+    return bool((answers == answers[0]).all())
+
+
+Judge = Callable[[nn.Module], Judged]
+"""A net -> its accuracy on the held-out images."""
