@@ -8,10 +8,10 @@ SRC = Path(__file__).parents[2] / "src" / "holdfast"
 FLOORS = [
     {"foundation"},
     {"threats", "losses", "keys", "ascent", "imaging"},
-    {"attacks", "corruptions", "perturbations", "defences", "objectives", "probes", "nets"},
+    {"attacks", "corruptions", "perturbations", "defences", "detectors", "objectives", "probes", "nets"},
     {"models", "data", "records"},
     {"audit", "training"},
-    {"report", "cli", "__main__"},
+    {"report", "experiments", "cli", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

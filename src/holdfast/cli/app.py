@@ -16,6 +16,7 @@ from holdfast.cli.audit import audit
 from holdfast.cli.corrupt import corrupt
 from holdfast.cli.demo import demo
 from holdfast.cli.doctor import doctor
+from holdfast.cli.experiment import experiment
 from holdfast.cli.list import list_
 from holdfast.cli.plan import plan
 from holdfast.cli.report import report
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         console=terminal(),
         error_console=problems,
     )
-    for command in (demo, audit, train, attack, corrupt, verify, doctor, plan, report):
+    for command in (demo, audit, train, experiment, attack, corrupt, verify, doctor, plan, report):
         app.command(command)
     app.command(list_, name="list")
     try:

@@ -59,15 +59,17 @@ def watching_conditions(
 
 
 @contextmanager
-def watching_counts(console: Console, *, quiet: bool = False) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A watcher that is called with a name, a count and the whole; None where nothing is to be shown."""
+def watching_counts(
+    console: Console, what: str = "images", *, quiet: bool = False
+) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A watcher that is called with a name, a count of ``what`` and the whole; None where nothing is to be shown."""
     began = time.monotonic()
 
     def told(step: tuple[str, int, int]) -> Told:
         name, done, total = step
         seconds = time.monotonic() - began
         left = seconds * (total - done) / done if done else None
-        return Told("images", done, total, f"{name} · {clock(seconds)}, about {clock(left)} left")
+        return Told(what, done, total, f"{name} · {clock(seconds)}, about {clock(left)} left")
 
     with _shown(console, told, quiet=quiet) as show:
         yield None if show is None else lambda *step: show(step)

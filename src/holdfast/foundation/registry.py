@@ -28,6 +28,8 @@ KINDS = {
     "corruption": "corruptions",
     "perturbation": "perturbations",
     "defence": "defences",
+    "detector": "detectors",
+    "experiment": "experiments",
 }
 """Kind -> the folder of ``holdfast`` that holds it. A later room (probes, ...) is one more line."""
 
