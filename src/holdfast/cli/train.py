@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 INCOMPLETE = 4
 
+CURVE = "learning_curve.svg"
+
 
 def train(
     *,
@@ -102,6 +104,9 @@ def train(
     from holdfast.audit.config import check_numbers
     from holdfast.audit.config import option as pair
     from holdfast.data.load import load as load_data
+    from holdfast.experiments.learning_curve import learning_curve
+    from holdfast.records.files import write_atomic
+    from holdfast.report.charts import svg
     from holdfast.training import recipes
     from holdfast.training.board import boarded
     from holdfast.training.checkpoint import restored
@@ -132,6 +137,9 @@ def train(
         )
     console = terminal()
     _show(console, found)
+    if len(found.epochs) > 1:
+        write_atomic(out / CURVE, [svg(learning_curve([out])).encode()])
+        console.print(f"learning curve: {out / CURVE}", markup=False)
     if found.epochs and allowed.eps and audit and not chosen.objective.outputs:
         _audit(console, out, _test(test, data, split), source, chosen, device, quiet=quiet)
     if found.stopped:
@@ -255,7 +263,6 @@ def _audit(
         show_summary(console, summary)
     if len(folders) > 1:
         every = robust_to_all(folders)
-        console.print(
-            f"robust to all of them: {100 * every.value:.1f} %, {100 * every.low:.1f} to {100 * every.high:.1f} %, n = {every.n}"
-        )
+        interval = f"{100 * every.low:.1f} to {100 * every.high:.1f} %, n = {every.n}"
+        console.print(f"robust to all of them: {100 * every.value:.1f} %, {interval}", markup=False)
     console.print(f"report: {write_report(folders, folders[0] / 'report.html')}", markup=False)

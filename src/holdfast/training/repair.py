@@ -50,9 +50,7 @@ def repaired(recipe: Recipe, failure: str, done: float) -> tuple[Recipe, str] | 
 
 def _stronger(objective: Any, drowned: bool) -> tuple[Any, str] | None:
     """The objective with an inner attack that is harder to overfit to; ``drowned``: not by noise."""
-    attack = {each.name: getattr(objective, each.name) for each in dataclasses.fields(objective)}.get("attack")
-    if not isinstance(attack, Attack):
-        return None
+    attack = inner(objective)
     if isinstance(attack, (FGSM, RSFGSM)) and not drowned:
         new: Attack = NFGSM()
     elif isinstance(attack, (FGSM, RSFGSM, NFGSM)):
@@ -63,3 +61,9 @@ def _stronger(objective: Any, drowned: bool) -> tuple[Any, str] | None:
         return None
     steps = f" of {new.steps} steps" if isinstance(new, PGD) else ""
     return dataclasses.replace(objective, attack=new), f"the inner attack is {name_of(new)}{steps}"
+
+
+def inner(objective: Any) -> Attack | None:
+    """The inner attack of an objective, where it has one."""
+    found = {each.name: getattr(objective, each.name) for each in dataclasses.fields(objective)}.get("attack")
+    return found if isinstance(found, Attack) else None

@@ -35,7 +35,7 @@ from holdfast.records.schema import Finding, Frozen
 from holdfast.training.checkpoint import declared, digest, keep, restored
 from holdfast.training.held_out import Judge, judged, one_answer
 from holdfast.training.loop import Trainer
-from holdfast.training.plan import TrainingPlan, passes, planned
+from holdfast.training.plan import TrainingPlan, planned
 from holdfast.training.recipe import Recipe
 from holdfast.training.saved import Running, resume, store
 from holdfast.training.watchdog import NO_NUMBER, ProbeRecord, Watchdog
@@ -192,8 +192,9 @@ def train(
     try:
         _same(out, info)
         told = watch or Watch()
-        told.plan(planned(trainer))
-        watchdog = Watchdog(trainer, passes(trainer))
+        plan = planned(trainer)
+        told.plan(plan)
+        watchdog = Watchdog(trainer, plan.passes)
         running = resume(out, info.identity, trainer, watchdog)
         epochs, looks = (
             _lines(out / LOG, EpochRecord, running.epochs),

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast import keys
+from holdfast.ascent.attack import Attack
 from holdfast.ascent.frozen import frozen
 from holdfast.ascent.inner import worst
 from holdfast.ascent.meter import Classifier
@@ -28,7 +29,7 @@ from holdfast.records.schema import Finding, Frozen
 from holdfast.threats.threat import Threat
 from holdfast.training.held_out import classes_of
 from holdfast.training.loop import Trainer
-from holdfast.training.repair import repaired
+from holdfast.training.repair import inner, repaired
 
 EVERY = 200
 """Steps between two looks, at most; every epoch ends with one."""
@@ -46,7 +47,8 @@ REPAIRS = 4
 """Repairs of one training, at most."""
 
 _PASSES = 16
-"""What an image costs in a look, in forwards: its gradient, that at a random point, FGSM, PGD of five steps."""
+"""What an image costs in a look, in forwards, besides the training's own attack: its gradient, that at a random point,
+FGSM, PGD of five steps."""
 
 NO_NUMBER = "loss is no number"
 """The failure that no training survives."""
@@ -61,9 +63,10 @@ class ProbeRecord(Frozen):
     """One look at the net in training: what ``images`` training images say at the radius ``eps`` of that step.
 
     ``loss``: the mean over the steps since the last look. ``clean``, ``single``, ``robust``: accuracy on the images, after
-    FGSM and after PGD. ``alignment``: mean cosine between the input gradients at the image and at a random point of the
-    set. ``vanished``: the share of images whose gradient is zero. ``repair``: what was changed after going back to step
-    ``back``; -1 where nothing was.
+    FGSM and after PGD; ``trained``: after the inner attack of the training, as it stands (FGSM where there is none).
+    ``alignment``: mean cosine between the input gradients at the image and at a random point of the set. ``vanished``: the
+    share of images whose gradient is zero. ``repair``: what was changed after going back to step ``back``; -1 where nothing
+    was.
     """
 
     step: int
@@ -73,6 +76,7 @@ class ProbeRecord(Frozen):
     clean: float = 0.0
     single: float = 0.0
     robust: float = 0.0
+    trained: float = 0.0
     alignment: float = 1.0
     vanished: float = 0.0
     findings: tuple[Finding, ...] = ()
@@ -105,10 +109,12 @@ class Watchdog:
         self._looked, self._told = trainer.done, ""
         self.good = trainer.state(), trainer.done
         steps = min(EVERY, trainer.per_epoch)
-        self._count = max(LEAST, min(MOST, int(SHARE * steps * trainer.recipe.batch_size * passes / _PASSES)))
-        batch = [trainer.batches.at(number) for number in range(min(trainer.batches.per_epoch, MOST))]
-        x, y, key = (torch.cat(parts)[:MOST] for parts in zip(*(each[:3] for each in batch)))
-        self._batch = Examples(x, y, key)
+        self._count = max(
+            LEAST, min(MOST, int(SHARE * steps * trainer.recipe.batch_size * passes / (_PASSES + passes)))
+        )
+        enough = min(trainer.batches.per_epoch, -(-MOST // trainer.recipe.batch_size))
+        batches = [trainer.batches.at(number) for number in range(enough)]
+        self._batch = Examples(*(torch.cat(parts)[:MOST] for parts in zip(*(each[:3] for each in batches))))
         threat = trainer.recipe.threat
         adversarial = "adversarial" in trainer.recipe.objective.operations
         self._attacked = adversarial and threat.name in PGD.threats and threat.eps > 0
@@ -187,7 +193,8 @@ class Watchdog:
         searched = trainer.searched()
         with frozen(searched):
             model = classes_of(searched, trainer.recipe.objective.outputs)
-            seen = _seen(model, batch, threat if self._attacked else threat.resized(0.0), steps)
+            attack = inner(trainer.recipe.objective_at(trainer.done / trainer.total))
+            seen = _seen(model, batch, threat if self._attacked else threat.resized(0.0), steps, attack)
         probe = probe.model_copy(update={name: getattr(seen, name) for name in seen.shown})
         found = self._failure(probe, seen)
         return probe.model_copy(update={"findings": (found,)}) if found else probe
@@ -210,15 +217,15 @@ class Watchdog:
         if not self._attacked:
             return None
         objective = trainer.recipe.objective_at(trainer.done / trainer.total)
-        attack = getattr(objective, "attack", None)
-        single_step = attack is not None and attack.steps_on(trainer.threat) == 1
-        fell = single_step or probe.robust <= self.memory.best / 2
-        if probe.single - probe.robust > _GAP and probe.robust < probe.single / 2 and fell:
+        attack = inner(objective)
+        short = attack is not None and attack.steps_on(trainer.threat) == 1
+        fell = short or (probe.robust < probe.single / 2 and probe.robust <= self.memory.best / 2)
+        if probe.trained - probe.robust > _GAP or (probe.single - probe.robust > _GAP and fell):
             return _warning(
                 "catastrophic overfitting",
-                f"FGSM leaves {probe.single:.0%} right, PGD {probe.robust:.0%} (at best it was {self.memory.best:.0%}); "
-                f"gradients at the image and nearby have a cosine of {probe.alignment:.2f}",
-                "the net has learned to bend its loss within one step (Wong, Rice and Kolter 2020)",
+                f"the training's attack leaves {probe.trained:.0%} right, FGSM {probe.single:.0%}, PGD {probe.robust:.0%}, "
+                f"at best {self.memory.best:.0%}; gradients at the image and nearby have a cosine of {probe.alignment:.2f}",
+                "the net has learned to bend its loss within the steps of its own attack (Wong, Rice and Kolter 2020)",
                 "train with n_fgsm, or with more steps",
             )
         if seen.loss_noise - seen.loss_single > 0.1 * chance or (probe.vanished > 0.5 and probe.clean < 0.99):
@@ -239,6 +246,7 @@ class _Seen:
     clean: float
     single: float
     robust: float
+    trained: float
     alignment: float
     vanished: float
     loss: float
@@ -247,10 +255,10 @@ class _Seen:
     constant: bool
     outputs: int
 
-    shown = ("clean", "single", "robust", "alignment", "vanished")
+    shown = ("clean", "single", "robust", "trained", "alignment", "vanished")
 
 
-def _seen(model: Classifier, batch: Examples, threat: Threat, steps: int) -> _Seen:
+def _seen(model: Classifier, batch: Examples, threat: Threat, steps: int, attack: Attack | None) -> _Seen:
     x, y = batch.x, batch.y
     key = keys.fold(batch.key, _NOISE)
     logits, grad = _gradient(model, x, y)
@@ -258,16 +266,19 @@ def _seen(model: Classifier, batch: Examples, threat: Threat, steps: int) -> _Se
     clean, loss = _mean(right), float(F.cross_entropy(logits, y))
     constant = bool((logits.argmax(1) == logits.argmax(1)[0]).all()) and len(y.unique()) > 1
     if not threat.eps:
-        return _Seen(clean, clean, clean, 1.0, 0.0, loss, loss, loss, constant, logits.shape[1])
+        return _Seen(clean, clean, clean, clean, 1.0, 0.0, loss, loss, loss, constant, logits.shape[1])
     noise_logits, near = _gradient(model, threat.sample(x, key), y)
     moved = threat.project(x, x + threat.stride(1, 1.0) * threat.steepest(grad))
-    found = worst(PGD(steps=steps), model, Rows(x, y, torch.full_like(y, -1), key, threat))
+    rows = Rows(x, y, torch.full_like(y, -1), key, threat)
+    found = worst(PGD(steps=steps), model, rows)
+    own = moved if attack is None else worst(attack, model, rows)
     with torch.no_grad():
-        single, robust = model(moved), model(found)
+        single, robust, trained = model(moved), model(found), model(own)
     return _Seen(
         clean=clean,
         single=_mean(single.argmax(1) == y),
         robust=_mean((robust.argmax(1) == y) & right),
+        trained=_mean((trained.argmax(1) == y) & right),
         alignment=float(F.cosine_similarity(grad.flatten(1), near.flatten(1), dim=1).mean()),
         vanished=_mean(grad.flatten(1).abs().amax(1) == 0),
         loss=loss,

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from holdfast.foundation import registry
-from holdfast.foundation.errors import BadFile, BadValue, UnknownName
+from holdfast.foundation.errors import BadValue, UnknownName
 from holdfast.objectives.objective import Objective
 from holdfast.threats.threat import Threat
 from holdfast.threats.union import parts as sets
+from holdfast.training.published import HERE, WORDS, read, summaries
 from holdfast.training.recipe import Recipe
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-_HERE = Path(__file__).parent
-_WORDS = ("about", "source", "expected", "differs")
 _TABLES = ("objective", "attack", "options", "later")
 
 
 def names() -> dict[str, str]:
     """Recipe -> what it is, of those that come with holdfast."""
-    return {path.stem: _read(path).get("about", "") for path in sorted(_HERE.glob("*.toml"))}
-
-
-def words(name: str) -> dict[str, str]:
-    """What a recipe says of itself: ``about``, ``source``, ``expected`` (published figures) and ``differs`` (from them)."""
-    values = _read(_HERE / f"{name}.toml")
-    return {key: str(values[key]) for key in _WORDS if key in values}
+    return summaries()
 
 
 def recipe(given: str, threat: Threat, overrides: Mapping[str, Any]) -> Recipe:
@@ -54,14 +41,14 @@ def recipe(given: str, threat: Threat, overrides: Mapping[str, Any]) -> Recipe:
         BadFile: a file that is missing or no TOML.
     """
     own = names()
-    path = Path(given) if given.endswith(".toml") else _HERE / f"{given}.toml"
+    path = Path(given) if given.endswith(".toml") else HERE / f"{given}.toml"
     if not given.endswith(".toml") and given not in own:
         raise UnknownName.among("recipe", given, own)
-    values = {key: value for key, value in _read(path).items() if key not in _WORDS}
+    values = {key: value for key, value in read(path).items() if key not in WORDS}
     known = {each.name for each in fields(Recipe)} - {"objective", "threat", "later"}
     for key in (*values, *overrides):
         if key not in known and key not in _TABLES:
-            raise UnknownName.among(f"key of the recipe {given}", key, [*known, *_TABLES, *_WORDS])
+            raise UnknownName.among(f"key of the recipe {given}", key, [*known, *_TABLES, *WORDS])
     parts: dict[str, Any] = {key: values.pop(key) for key in ("objective", "options", "attack") if key in values}
     objective, later = _objective(parts, threat), []
     for table in values.pop("later", []):
@@ -111,12 +98,3 @@ def _made(kind: Any, options: dict[str, Any]) -> Any:
         raise BadValue(
             f"{registry.name_of(kind)} cannot be made: {error}", hint=f"its options are: {', '.join(sorted(known))}"
         ) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadFile(f"the recipe {path} does not exist", hint="give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadFile(f"the recipe {path} cannot be read: {error}", hint="write lines such as lr = 0.002") from None

@@ -1,0 +1,176 @@
+"""Linear classifiers of two classes of images: where robust training puts its weight, and what few images make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from holdfast.data.arrays import from_pair
+from holdfast.data.source import Source, subset, unit_images
+from holdfast.experiments.charts import Panel, Point, figure, lines
+from holdfast.experiments.odds.settings import Odds, Part
+from holdfast.experiments.outcome import Cell, Column, Outcome, Verdict, percent, seeds
+from holdfast.foundation import units
+from holdfast.foundation.errors import UnknownName
+from holdfast.foundation.stats import Interval
+from holdfast.probes import odds_linear
+from holdfast.probes.odds import Linear
+
+BOX = (0.0, 1.0)
+WEAK = 0.2
+"""Below this correlation with the class a pixel is called weak."""
+
+
+@dataclass(frozen=True, eq=False)
+class Two:
+    """Images of two classes, flat: ``x`` (n, k) in [0, 1], and ``y`` (n,), 1 for the first class, -1 for the second."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def two(source: Source, classes: tuple[str, str], limit: int | None = None, seed: int = 0) -> Two:
+    """The images of two classes of a source, by their names; ``limit`` of them are drawn, where there are more.
+
+    Raises:
+        UnknownName: a class that the source does not have.
+    """
+    for name in classes:
+        if name not in source.class_names:
+            raise UnknownName.among(f"class of {source.name}", name, source.class_names)
+    numbers = [source.class_names.index(name) for name in classes]
+    images, labels = source.take(source.ids)
+    kept = np.isin(labels, numbers)
+    pair = from_pair(images[kept], labels[kept], name=source.name)
+    drawn = pair if limit is None else subset(pair, limit, seed)
+    images, labels = drawn.take(drawn.ids)
+    return Two(
+        unit_images(images).reshape(len(images), -1).astype(np.float64), np.where(labels == numbers[0], 1.0, -1.0)
+    )
+
+
+def pixels(asked: Odds, train: Source, test: Source) -> Part:
+    """Robust training leaves the weak pixels alone, and leaving them alone makes standard training robust."""
+    learned, judges = two(train, asked.classes, asked.images, asked.seed), two(test, asked.classes)
+    correlation = odds_linear.correlations(learned.x, learned.y)
+    radius = units.show(asked.judged_at)
+    rows: list[tuple[Cell, ...]] = []
+    clean: dict[tuple[str, float], Interval] = {}
+    robust: dict[tuple[str, float], Interval] = {}
+    weak: dict[float, float] = {}
+
+    def judge(how: str, level: float, kept: np.ndarray, line: Linear) -> float:
+        for found, eps in ((clean, 0.0), (robust, asked.judged_at)):
+            found[how, level] = odds_linear.robust(line, odds_linear.linf(judges.x[:, kept], judges.y, eps, box=BOX))
+        share = odds_linear.weight_below(line, correlation[kept], WEAK)
+        used = int((np.abs(line.w) > 1e-6 * max(np.abs(line.w).max(), 1e-12)).sum())
+        rows.append((how, units.show(level), used, clean[how, level], robust[how, level], 100 * share))
+        return share
+
+    every = np.ones(len(correlation), dtype=bool)
+    for eps in asked.radii:
+        line = odds_linear.fit(odds_linear.linf(learned.x, learned.y, eps, box=BOX))
+        weak[eps] = judge(TRAINED, eps, every, line)
+    for level in asked.thresholds:
+        kept = correlation >= level
+        if not kept.any():
+            break
+        line = odds_linear.fit(odds_linear.linf(learned.x[:, kept], learned.y, 0.0, box=BOX))
+        judge(CHOSEN, level, kept, line)
+    panels = [
+        Panel(
+            how,
+            [
+                Point(word, level, found[how, level])
+                for word, found in (("clean", clean), (f"robust at {radius}", robust))
+                for kind, level in found
+                if kind == how
+            ],
+        )
+        for how in (TRAINED, CHOSEN)
+    ]
+    levels = [level for how, level in clean if how == CHOSEN]
+    top = max(asked.radii, key=lambda eps: robust[TRAINED, eps].value)
+    best = max(levels, key=lambda level: robust[CHOSEN, level].value)
+    first, second = asked.classes
+    return Part(
+        "pixels",
+        Outcome(
+            caption=f"{first} against {second}, {train.name}: linear classifiers of {len(learned.y):,} training images, exact "
+            f"for each of {len(judges.y):,} test images in the box [0, 1], Linf, 95 % Wilson intervals. A pixel is used if its "
+            f"weight is above a millionth of the largest; weak pixels: |correlation with the class| below {WEAK}.",
+            columns=(
+                Column("how"),
+                Column("level"),
+                Column("pixels used"),
+                Column("clean"),
+                Column(f"robust at {radius}"),
+                Column("weight on weak pixels", "%", 1),
+            ),
+            rows=tuple(rows),
+            chart=figure(
+                *[
+                    lines([panel], x=axis, y="accuracy, test images")
+                    for panel, axis in zip(panels, ("eps", "correlation"))
+                ]
+            ),
+            verdict=Verdict(
+                weak[top] < weak[0.0] and robust[CHOSEN, best].low > robust[CHOSEN, levels[0]].high,
+                f"training at Linf {units.show(top)} moves the weight on weak pixels from {percent(weak[0.0])} to "
+                f"{percent(weak[top])}, robust accuracy from {percent(robust[TRAINED, 0.0].value)} to "
+                f"{percent(robust[TRAINED, top].value)} and clean from {percent(clean[TRAINED, 0.0].value)} to "
+                f"{percent(clean[TRAINED, top].value)}; standard training on pixels of correlation {units.show(best)} and more "
+                f"alone has {percent(robust[CHOSEN, best].value)} robust and {percent(clean[CHOSEN, best].value)} clean",
+            ),
+        ),
+    )
+
+
+TRAINED, CHOSEN = "trained at eps", "pixels with correlation of at least"
+
+
+def sizes(asked: Odds, train: Source, test: Source) -> Part:
+    """Clean accuracy against the radius of training, for several numbers of images."""
+    judges = two(test, asked.classes)
+    every = two(train, asked.classes)
+    fair = odds_linear.linf(judges.x, judges.y, 0.0, box=BOX)
+    held = [n for n in asked.sizes if n <= len(every.y)]
+    clean: dict[tuple[int, float], list[float]] = {}
+    for n in held:
+        for number in range(asked.num_seeds):
+            drawn = two(train, asked.classes, n, asked.seed + number)
+            for eps in asked.sizes_radii:
+                line = odds_linear.fit(odds_linear.linf(drawn.x, drawn.y, eps, box=BOX))
+                clean.setdefault((n, eps), []).append(odds_linear.robust(line, fair).value)
+    found = {cell: seeds(values) for cell, values in clean.items()}
+    gain = {
+        (n, eps): seeds([one - base for one, base in zip(values, clean[n, 0.0])])
+        for (n, eps), values in clean.items()
+        if eps
+    }
+    best = {n: max(asked.sizes_radii, key=lambda eps: found[n, eps].value) for n in held}
+    few, many, largest = held[0], held[-1], asked.sizes_radii[-1]
+    told = ", ".join(f"{units.show(best[n])} with {n:,} images" for n in held)
+    rows: list[tuple[Cell, ...]] = [
+        (n, units.show(eps), cell, gain.get((n, eps), "")) for (n, eps), cell in found.items()
+    ]
+    first, second = asked.classes
+    panel = Panel("", [Point(f"{n:,} images", eps, found[n, eps]) for n, eps in found])
+    return Part(
+        "sizes",
+        Outcome(
+            caption=f"{first} against {second}, {train.name}: clean accuracy of linear classifiers on {len(judges.y):,} test "
+            f"images, the mean of {asked.num_seeds} trainings on images of their own, with Student's 95 % interval; the gain is "
+            "over training eps 0 on the same images. Of nets: holdfast experiment small_data.",
+            columns=tuple(map(Column, ("images", "training eps", "clean", "gain over eps 0"))),
+            rows=tuple(rows),
+            chart=figure(lines([panel], x="training eps", y="clean accuracy", from_zero=False)),
+            verdict=Verdict(
+                best[few] > best[many] and found[few, best[few]].value > found[few, 0.0].value,
+                f"the training eps of the highest clean accuracy is {told}; eps {units.show(largest)} changes clean accuracy by "
+                f"{100 * gain[few, largest].value:+.1f} points with {few:,} images and by "
+                f"{100 * gain[many, largest].value:+.1f} with {many:,}",
+            ),
+        ),
+    )

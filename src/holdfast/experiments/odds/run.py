@@ -1,0 +1,35 @@
+"""All parts in their order."""
+
+from __future__ import annotations
+
+from holdfast.data.source import Source
+from holdfast.experiments.odds.closed import accuracies, bests, machines
+from holdfast.experiments.odds.images import pixels, sizes
+from holdfast.experiments.odds.settings import Odds, Part, Progress
+from holdfast.experiments.odds.trained import frontier, samples
+
+
+def run(asked: Odds, train: Source, test: Source, progress: Progress = lambda name, done, total: None) -> list[Part]:
+    """Computes everything; seconds on one core.
+
+    Args:
+        asked: the settings.
+        train: images that the linear classifiers of two classes are trained on; other classes are left out.
+        test: those that they are judged on.
+        progress: told which part is going on.
+    """
+    parts = {
+        "accuracy": lambda: accuracies(asked),
+        "best": lambda: bests(asked),
+        "svm": lambda: machines(asked),
+        "frontier": lambda: frontier(asked),
+        "samples": lambda: samples(asked),
+        "pixels": lambda: pixels(asked, train, test),
+        "sizes": lambda: sizes(asked, train, test),
+    }
+    found = []
+    for place, (name, compute) in enumerate(parts.items()):
+        progress(name, place, len(parts))
+        found.append(compute())
+    progress("done", len(parts), len(parts))
+    return found
