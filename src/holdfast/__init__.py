@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from holdfast.audit.api import audit as audit
     from holdfast.audit.corrupted.api import CorruptionAudit as CorruptionAudit
     from holdfast.audit.corrupted.api import audit_corruptions as audit_corruptions
+    from holdfast.audit.defended.api import DefenceAudit as DefenceAudit
+    from holdfast.audit.defended.api import audit_defence as audit_defence
     from holdfast.audit.perturbed.api import audit_perturbations as audit_perturbations
     from holdfast.audit.plan import Plan as Plan
     from holdfast.audit.plan import Stage as Stage
@@ -34,6 +36,7 @@ _PUBLIC = {
     "Audit": "holdfast.audit.api",
     "Backward": "holdfast.ascent.backward",
     "CorruptionAudit": "holdfast.audit.corrupted.api",
+    "DefenceAudit": "holdfast.audit.defended.api",
     "HoldfastError": "holdfast.foundation.errors",
     "L0": "holdfast.threats.l0",
     "L1": "holdfast.threats.l1",
@@ -46,12 +49,13 @@ _PUBLIC = {
     "Stage": "holdfast.audit.plan",
     "Threat": "holdfast.threats.threat",
     "audit_corruptions": "holdfast.audit.corrupted.api",
+    "audit_defence": "holdfast.audit.defended.api",
     "audit_perturbations": "holdfast.audit.perturbed.api",
 }
 
-__all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "CorruptionAudit", "HoldfastError", "Linf", "Patch"]
-__all__ += ["Perturbed", "Plan", "Spatial", "Stage", "Threat", "__version__", "attacks", "audit", "audit_corruptions"]
-__all__ += ["audit_perturbations"]
+__all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "CorruptionAudit", "DefenceAudit", "HoldfastError", "Linf"]
+__all__ += ["Patch", "Perturbed", "Plan", "Spatial", "Stage", "Threat", "__version__", "attacks", "audit"]
+__all__ += ["audit_corruptions", "audit_defence", "audit_perturbations"]
 
 
 def __getattr__(name: str) -> Any:

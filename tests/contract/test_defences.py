@@ -12,13 +12,29 @@ from torch import Tensor, nn
 from holdfast.ascent.frozen import frozen
 from holdfast.defences.defence import Defence
 from holdfast.foundation import registry
+from holdfast.imaging.pool import Pool
 from holdfast.nets.preact_resnet18 import PreActResNet18
 
 NAMES = registry.names("defence")
 
 
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.3
+
+
+def darker(x: Tensor) -> Tensor:
+    return x.square()
+
+
+NEEDED = {
+    "mixup_inference": lambda: {"pool": Pool.of(images(15, 9), torch.arange(15) % 5, source="noise")},
+    "purifier": lambda: {"purify": darker},
+}
+"""What a defence cannot be made without, by its name."""
+
+
 def defence(name: str) -> Defence:
-    return registry.load("defence", name)()
+    return registry.load("defence", name)(**NEEDED.get(name, dict)())
 
 
 def net() -> nn.Module:
@@ -33,10 +49,6 @@ def net() -> nn.Module:
             module(torch.rand(32, 3, 16, 16) * 0.7)
     module[2].weight.requires_grad_(False)
     return module.eval()
-
-
-def images(count: int, seed: int = 0) -> Tensor:
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.3
 
 
 def state(module: nn.Module) -> list[object]:
@@ -115,6 +127,6 @@ def test_the_openings_are_the_core_and_more_and_let_gradients_through_or_say_why
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_configuration_and_names_its_source(name: str) -> None:
     kind = registry.load("defence", name)
-    assert dataclasses.is_dataclass(kind) and kind() == kind() and kind.__dataclass_params__.frozen
+    assert dataclasses.is_dataclass(kind) and defence(name) == defence(name) and kind.__dataclass_params__.frozen
     assert isinstance(kind.transductive, bool) and "Source" in kind.__doc__
     assert kind.__name__.lower() == name.replace("_", "")

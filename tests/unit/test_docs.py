@@ -26,6 +26,7 @@ from holdfast.foundation import errors, registry
 from holdfast.records import conditions, schema, sequences
 from holdfast.training import recipes
 from holdfast.training.recipe import Recipe
+from holdfast.training.watchdog import NO_NUMBER
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -58,11 +59,11 @@ def _commands(page: Path) -> list[str]:
 
 
 @cache
-def _options(command: str) -> frozenset[str]:
+def _options(*command: str) -> frozenset[str]:
     """The options that a command's own help names."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        assert run([command, "--help"]) == 0, f"there is no command {command}"
+        assert run([*command, "--help"]) == 0, f"there is no command {' '.join(command)}"
     return frozenset(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown.getvalue()))
 
 
@@ -146,9 +147,10 @@ def test_commands_parse(page: Path) -> None:
         if command == "--help":
             continue
         assert re.fullmatch(r"[a-z]+", command), line
+        path = words[1:3] if command == "explain" else [command]
         for word in words[2:]:
             if word.startswith("-"):
-                assert word.partition("=")[0] in _options(command), f"{page.name}: {line}: {word}"
+                assert word.partition("=")[0] in _options(*path), f"{page.name}: {line}: {word}"
 
 
 def test_commands_are_found() -> None:
@@ -262,8 +264,9 @@ def test_every_recipe_setting_and_option_of_train_is_documented() -> None:
     ]
     assert len(wanted) > 15 and [name for name in wanted if f"`{name}`" not in page and f"--{name}" not in page] == []
     assert [one for one in _options("train") if one.startswith("--") and f"`{one}`" not in page] in ([], ["--help"])
-    checks = re.findall(r'_warning\(\s*"([^"]+)"', _text(ROOT / "src" / "holdfast" / "training" / "run.py"))
-    assert len(checks) == 2 and [check for check in checks if f"`{check}`" not in page] == []
+    code = "".join(_text(ROOT / "src" / "holdfast" / "training" / f"{name}.py") for name in ("run", "watchdog"))
+    checks = {NO_NUMBER, *re.findall(r'(?:_warning\(\s*|check=)"([^"]+)"', code)}
+    assert len(checks) == 5 and [check for check in checks if f"`{check}`" not in page] == []
 
 
 def test_every_check_is_documented() -> None:

@@ -15,6 +15,7 @@ SMALL = {
     "small_resnet": {"width": 4},
     "preact_resnet18": {"widths": (4, 8), "blocks": (1, 1)},
     "wide_resnet28_10": {"depth": 10, "width": 1},
+    "bottleneck_resnet50": {"widths": (4, 8), "blocks": (2, 1)},
 }
 
 

@@ -18,6 +18,10 @@ else:
     import tomli as tomllib
 
 
+DEFENDED = 200
+"""How many images a defence is evaluated on unless another number is asked for."""
+
+
 class AuditConfig(BaseModel):
     """Everything that an audit can be asked for. The keys are those of the command line and of a TOML file.
 
@@ -25,8 +29,9 @@ class AuditConfig(BaseModel):
     or ``.pt`` file; ``normalise`` is a preset's name or ``"m1,m2,m3/s1,s2,s3"``. ``data`` is a name or a path. ``eps`` and
     the entries of ``curve`` are radii (``"8/255"``). ``out`` is the run's folder. The rest is asked of the corruptions:
     names or groups, severities, the variant of their tables, folders of frost photographs and of released files, the
-    quality of a JPEG after each of them, a defence that adapts to them, and what a CE divides by; and of the perturbation
-    sequences: names or groups, and their difficulty.
+    quality of a JPEG after each of them, a defence that adapts to them, and what a CE divides by; of the perturbation
+    sequences: names or groups, and their difficulty; and of a defence at inference: its name and options, the data of its
+    pool, and the effort of the attack on it (see `holdfast.audit_defence`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -57,11 +62,20 @@ class AuditConfig(BaseModel):
     baseline: str | None = None
     perturbations: tuple[str, ...] = ()
     difficulty: int = 1
+    defence: str | None = None
+    defence_options: dict[str, Any] = {}
+    pool: str | None = None
+    pool_per_class: int = 100
+    steps: int = 20
+    restarts: int = 2
+    budgets: tuple[int, ...] = (1, 5, 20)
+    evaluations: int = 20
+    tries: int = 5
 
     @property
     def adversarial(self) -> bool:
-        """Whether the worst case is asked for: by a radius, or because nothing else is."""
-        return self.eps is not None or not (self.corruptions or self.perturbations)
+        """Whether the worst case is asked for by a plan: by a radius, or because nothing else is."""
+        return not self.defence and (self.eps is not None or not (self.corruptions or self.perturbations))
 
     @property
     def folder(self) -> Path:
@@ -75,6 +89,7 @@ class AuditConfig(BaseModel):
             *(("corruptions",) if self.corruptions else ()),
             *((self.adapt,) if self.adapt else ()),
             *(("perturbations",) if self.perturbations else ()),
+            *((self.defence, self.threat, self.eps or "") if self.defence else ()),
         ]
         return Path("runs") / "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_") for part in what)
 
@@ -95,6 +110,8 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
     values |= {key: value for key, value in given.items() if value is not None}
     if values.get("released") and not values.get("corruptions"):
         values["corruptions"] = ("all",)
+    if values.get("defence"):
+        values.setdefault("limit", DEFENDED)
     if "model" not in values:
         raise BadValue("no model is given", hint="name one with --model: net:NAME or your_module:factory")
     try:
@@ -112,7 +129,10 @@ _USED_WITH = {
     **dict.fromkeys(("severities", "frost_dir", "released", "jpeg", "adapt"), ("corruptions",)),
     "difficulty": ("perturbations",),
     **dict.fromkeys(("variant", "baseline"), ("corruptions", "perturbations")),
+    **dict.fromkeys(("defence_options", "pool", "steps", "restarts", "budgets", "evaluations", "tries"), ("defence",)),
+    "pool_per_class": ("pool",),
 }
+_NOT_WITH_DEFENCE = ("plan", "audited", "curve", "slots", "corruptions", "perturbations")
 
 
 def _check_used(config: AuditConfig) -> None:
@@ -122,7 +142,13 @@ def _check_used(config: AuditConfig) -> None:
         if given and not any(getattr(config, part) for part in parts):
             raise BadValue(
                 f"{key} is given, and no {' or '.join(parts)}",
-                hint=f"add --{parts[0]} all, or leave {key} out",
+                hint=f"add --{parts[0]} {'all' if parts[0][-1] == 's' else 'NAME'}, or leave {key} out",
+            )
+    for key in _NOT_WITH_DEFENCE if config.defence else ():
+        if getattr(config, key) != AuditConfig.model_fields[key].default:
+            raise BadValue(
+                f"{key} is given together with a defence, which is attacked by a plan of its own",
+                hint=f"leave {key} out, or ask for it in a run without --defence",
             )
 
 

@@ -17,10 +17,12 @@ from holdfast.cli.corrupt import corrupt
 from holdfast.cli.demo import demo
 from holdfast.cli.doctor import doctor
 from holdfast.cli.experiment import experiment
+from holdfast.cli.explain import explain
 from holdfast.cli.list import list_
 from holdfast.cli.plan import plan
 from holdfast.cli.report import report
 from holdfast.cli.terminal import terminal
+from holdfast.cli.theory import theory
 from holdfast.cli.train import train
 from holdfast.cli.verify import verify
 from holdfast.foundation.errors import BadModel, HoldfastError, Incomplete
@@ -46,8 +48,9 @@ def run(arguments: Sequence[str]) -> int:
         console=terminal(),
         error_console=problems,
     )
-    for command in (demo, audit, train, experiment, attack, corrupt, verify, doctor, plan, report):
+    for command in (demo, audit, train, experiment, attack, corrupt, verify, doctor, plan, report, theory):
         app.command(command)
+    app.command(explain)
     app.command(list_, name="list")
     try:
         return (

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from holdfast.cli.corruptions import Natural, adaptation, asked_of, sequences_of
+from holdfast.cli.defences import Defended, defended, show_defended
 from holdfast.cli.show import show_conditions, show_findings, show_sequences, show_summary
 from holdfast.cli.subject import Subject, load, question
 from holdfast.cli.terminal import terminal
@@ -37,6 +38,7 @@ UNBELIEVED = 3
 def audit(
     subject: Subject = Subject(),  # noqa: B008 - frozen
     natural: Natural = Natural(),  # noqa: B008 - frozen
+    guarded: Defended = Defended(),  # noqa: B008 - frozen
     *,
     threat: str | None = None,
     eps: str | None = None,
@@ -52,8 +54,9 @@ def audit(
     """Measure how robust a classifier is, and write a report.
 
     With --eps: against the worst change within that radius. With --corruptions: under fog, blur, noise and the like. With
-    --perturbations: along films of small changes. All can be asked for at once. The same command goes on where a stopped
-    run was, and only reads a finished one.
+    --perturbations: along films of small changes. All can be asked for at once. With --defence: behind a defence at
+    inference, beside the undefended model, on 200 images unless --limit says otherwise. The same command goes on where a
+    stopped run was, and only reads a finished one.
 
     holdfast audit --model net:small_cnn --weights my.safetensors --data digits --eps 0.1 --corruptions all
 
@@ -83,6 +86,7 @@ def audit(
     config = subject.configured(
         {"threat": threat, "eps": eps, "plan": plan, "audited": audited, "curve": curve, "out": out, "slots": slots}
         | natural.given()
+        | guarded.given()
     )
     from holdfast.cli.report import write_report
 
@@ -91,8 +95,12 @@ def audit(
     model, source = load(config)
     weather = _weather(config, model, source) if config.corruptions else None
     films = _films(config, model, source) if config.perturbations else None
+    behind = defended(config, model, source, **_origin(config)) if config.defence else None
     worst = _worst_case(config, *asked, model, source, progress, quiet=quiet) if asked else None
-    under = along = None
+    under = along = guard = None
+    if behind:
+        with watching_conditions(progress, "defence", quiet=quiet) as watch:
+            guard = behind(watch)
     if weather:
         with watching_conditions(progress, "corruptions", quiet=quiet) as watch:
             under = weather(watch)
@@ -100,7 +108,7 @@ def audit(
         with watching_conditions(progress, "perturbations", quiet=quiet) as watch:
             along = films(watch)
     page = write_report([config.folder], config.folder / "report.html")
-    found = {"worst_case": worst, "corruptions": under, "perturbations": along}
+    found = {"worst_case": worst, "corruptions": under, "perturbations": along, "defence": guard}
     if json:
         told = {name: json_.loads(each.model_dump_json()) for name, each in found.items() if each}
         print(json_.dumps(told["worst_case"] if [*told] == ["worst_case"] else told))
@@ -112,6 +120,8 @@ def audit(
             show_conditions(console, under)
         if along:
             show_sequences(console, along)
+        if guard:
+            show_defended(console, guard)
         console.print(f"report: {page}", markup=False)
     warned = any(doubt.level == "warning" for each in found.values() if each for doubt in each.warnings)
     return UNBELIEVED if strict_checks and warned else 0

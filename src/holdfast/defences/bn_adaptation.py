@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from holdfast.ascent.copied import copied
 from holdfast.ascent.meter import Classifier
 from holdfast.defences.defence import Opening
 from holdfast.foundation.errors import BadModel, BadValue
@@ -85,13 +85,7 @@ def adapted_copy(module: Callable[[Tensor], Tensor], *, prior: float) -> nn.Modu
             "the model has no batch norm that keeps statistics of its training, and nothing else adapts",
             hint="evaluate it as it is; layer norm and group norm go by each image already",
         )
-    try:
-        core = copy.deepcopy(module)
-    except Exception as error:  # a foreign __deepcopy__ may raise anything
-        raise BadModel(
-            f"the model cannot be copied, and a defence never changes the one it is given: {type(error).__name__}: {error}",
-            hint="give a module that copy.deepcopy can copy, without hooks that hold tensors of a graph",
-        ) from error
+    core = copied(module)
     core.eval().requires_grad_(False)
     for layer in batch_norms(core).values():
         layer.momentum = 0.0  # train() on the copy must not move the statistics of training

@@ -98,7 +98,7 @@ class MixupInference(Experiment):
     view_draws: int = 20
     sampling: str = "independent"
     false_alarms: float = 0.05
-    test_images: int = 150
+    test_images: int = 120
     evaluations: int = 3
     adaptive_steps: int = 20
     restarts: int = 2
@@ -149,8 +149,7 @@ class MixupInference(Experiment):
     @property
     def _drawn(self) -> tuple[str, ...]:
         """The columns of the figure."""
-        least, most = min(self.pgd), max(self.pgd)
-        return "clean", f"targeted PGD-{least}", f"own-label PGD-{least}", f"PGD-{most}", column_of(max(self.budgets))
+        return "clean", f"targeted PGD-{min(self.pgd)}", column_of(max(self.budgets))
 
     def _training(self, net: str, source: Source) -> Training:
         inner, robust = PGD(steps=self.attack_steps), net in ROBUST

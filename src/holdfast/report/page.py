@@ -15,8 +15,9 @@ from holdfast.foundation.errors import BadValue
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.schema import Finding
 from holdfast.records.store import RUN
-from holdfast.report import charts, corrupted, perturbed, pictures, tally, wording
+from holdfast.report import charts, corrupted, defended, perturbed, pictures, tally, wording
 from holdfast.report.corrupted import Corrupted, has_corruptions, read_corrupted
+from holdfast.report.defended import Defended, has_defended, read_defence
 from holdfast.report.perturbed import Perturbed, has_perturbations, read_perturbed
 from holdfast.report.read import Run, read, told_apart
 
@@ -96,12 +97,13 @@ def render(folders: Sequence[Path], out: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model of the page: its run in the worst case, its run over corruptions, its run over perturbations, or several."""
+    """A model of the page: its run in the worst case, over corruptions, perturbations, behind a defence, or several."""
 
     label: str
     run: Run | None
     weather: Corrupted | None
     films: Perturbed | None
+    guard: Defended | None
 
 
 def _read(folders: list[Path]) -> list[_Subject]:
@@ -110,8 +112,9 @@ def _read(folders: list[Path]) -> list[_Subject]:
     for folder in folders:
         weather = read_corrupted(folder) if has_corruptions(folder) else None
         films = read_perturbed(folder) if has_perturbations(folder) else None
-        run = read(folder) if (folder / RUN).exists() or not (weather or films) else None
-        first = next(each for each in (run, weather, films) if each)
+        guard = read_defence(folder) if has_defended(folder) else None
+        run = read(folder) if (folder / RUN).exists() or not (weather or films or guard) else None
+        first = next(each for each in (run, weather, films, guard) if each)
         label = told_apart([*(subject.label for subject in subjects), first.label])[-1]
         subjects.append(
             _Subject(
@@ -119,6 +122,7 @@ def _read(folders: list[Path]) -> list[_Subject]:
                 run and replace(run, label=label),
                 weather and replace(weather, label=label),
                 films and replace(films, label=label),
+                guard and replace(guard, label=label),
             )
         )
     return subjects
@@ -141,6 +145,7 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
     runs = [subject.run for subject in subjects if subject.run]
     weathered = [subject.weather for subject in subjects if subject.weather]
     along = [subject.films for subject in subjects if subject.films]
+    guarded = [subject.guard for subject in subjects if subject.guard]
     labels = [subject.label for subject in subjects]
     pairs = [tally.pair(runs[0], run) for run in runs[1:]]
     return {
@@ -152,6 +157,8 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
         "corrupted": corrupted.context(weathered, _figure, wide=WIDE) if weathered else None,
         "along": along,
         "perturbed": perturbed.context(along, _figure) if along else None,
+        "guarded": guarded,
+        "defended": defended.context(guarded, _figure) if guarded else None,
         "headline": wording.headline,
         "weather_headline": wording.weather_headline,
         "film_headline": wording.film_headline,
@@ -200,6 +207,8 @@ def _findings(subject: _Subject) -> list[Finding]:
         found += [*subject.weather.summary.warnings, *subject.weather.info.findings]
     if subject.films:
         found += [*subject.films.summary.warnings, *subject.films.info.findings]
+    if subject.guard:
+        found += [*subject.guard.summary.warnings, *subject.guard.info.findings]
     return sorted(dict.fromkeys(found), key=lambda each: _SEVERITY[each.level])
 
 
