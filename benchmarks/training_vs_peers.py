@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default 3)")
     parser.add_argument("--net", default=None, help="a registered net (default small_resnet; small_cnn with --time-to)")
     parser.add_argument("--mair", type=Path, metavar="DIR", help="a checkout of MAIR's repository")
+    parser.add_argument("--bfloat16", action="store_true", help="also with the inner search in bfloat16")
     parser.add_argument("--time-to", type=float, metavar="ACC", help="measure the time to this robust accuracy")
     parser.add_argument("--epochs", type=int, default=8, help="with --time-to, the most epochs (default 8)")
     parser.add_argument("--out", type=Path, help="write every figure to this JSON file")
@@ -229,6 +230,9 @@ def main() -> None:
             "holdfast": ours(pgd_training),
             "textbook": textbook(lambda each: torch.optim.SGD(each, lr=CIFAR.lr, momentum=0.9)),
         }
+        if given.bfloat16:
+            low = ours(lambda setting: dataclasses.replace(pgd_training(setting), precision="bfloat16"))
+            programs["holdfast, bfloat16 search"] = low
         if given.mair:
             programs["MAIR 1.0.3"] = mair(imported(given.mair))
         found = epochs(net, programs, data, CIFAR, given.rounds)

@@ -19,7 +19,21 @@ from holdfast.audit.outlines import OUTLINES
 from holdfast.foundation import registry
 from holdfast.records import store
 
-COMMANDS = ("attack", "audit", "corrupt", "demo", "doctor", "experiment", "explain", "list", "plan", "report", "theory", "train", "verify")
+COMMANDS = (
+    "attack",
+    "audit",
+    "corrupt",
+    "demo",
+    "doctor",
+    "experiment",
+    "explain",
+    "list",
+    "plan",
+    "report",
+    "theory",
+    "train",
+    "verify",
+)
 SMALL = ("--option", "width=4", "--option", "hidden=32")
 
 

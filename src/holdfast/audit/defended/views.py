@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -87,8 +88,10 @@ def settings(defence: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """A setting as a document can hold it."""
-    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
+    """A setting as a document can hold it; a function by its name, because its repr is another in every process."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType) else repr(value)
 
 
 def num_draws(defence: Defence) -> int:

@@ -53,7 +53,7 @@ def lines_and_dots(
         y: that of the vertical one.
         names: all series in the order of the legend, the same for panels that share one.
         labels: an expression for those of the horizontal axis; `holdfast.report.charts.PERCENT` for shares.
-        dashed: the line that is dashed, where it may cover another; lines are drawn in their order.
+        dashed: the line that is dashed and above the others, where it may cover one.
         marked: words and the places on the horizontal axis where they stand.
         width: in pixels.
         height: likewise.
@@ -69,10 +69,10 @@ def lines_and_dots(
         for name, line in lines.items()
         for place, (at, value) in enumerate(line)
     ]
-    dash = alt.StrokeDash("series:N", legend=None)
-    dash = dash.scale(domain=list(names), range=[[6, 5] if name == dashed else [1, 0] for name in names])
-    line = alt.Chart(table(curves)).mark_line(strokeWidth=2)
-    layers = [line.encode(x=across, y=up, color=colour, strokeDash=dash, order="order:Q")]
+    base = alt.Chart(table(curves)).encode(x=across, y=up, color=colour, order="order:Q")
+    layers: list[Any] = [base.transform_filter(alt.datum.series != dashed).mark_line(strokeWidth=2)]
+    if dashed:
+        layers.append(base.transform_filter(alt.datum.series == dashed).mark_line(strokeWidth=2, strokeDash=[6, 5]))
     if dots:
         rows = [{"series": dot.series, **_bounds("x", dot.x), **_bounds("y", dot.y)} for dot in dots]
         base = alt.Chart(table(rows)).encode(color=colour)

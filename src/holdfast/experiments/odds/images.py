@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.data.arrays import from_pair
+from holdfast.data.arrays import Arrays, from_pair
 from holdfast.data.source import Source, subset, unit_images
 from holdfast.experiments.charts import Panel, Point, figure, lines
-from holdfast.experiments.odds.settings import Odds, Part
+from holdfast.experiments.odds.settings import Odds, Part, drawn
 from holdfast.experiments.outcome import Cell, Column, Outcome, Verdict, percent, seeds
 from holdfast.foundation import units
 from holdfast.foundation.errors import UnknownName
@@ -18,6 +18,7 @@ from holdfast.probes import odds_linear
 from holdfast.probes.odds import Linear
 
 BOX = (0.0, 1.0)
+TRAINED, CHOSEN = "trained at eps", "pixels of correlation at least"
 WEAK = 0.2
 """Below this correlation with the class a pixel is called weak."""
 
@@ -30,8 +31,8 @@ class Two:
     y: np.ndarray
 
 
-def two(source: Source, classes: tuple[str, str], limit: int | None = None, seed: int = 0) -> Two:
-    """The images of two classes of a source, by their names; ``limit`` of them are drawn, where there are more.
+def pair(source: Source, classes: tuple[str, str]) -> Arrays:
+    """The images of two classes of a source, by their names; the first class has the label 1, the second 0.
 
     Raises:
         UnknownName: a class that the source does not have.
@@ -41,18 +42,20 @@ def two(source: Source, classes: tuple[str, str], limit: int | None = None, seed
             raise UnknownName.among(f"class of {source.name}", name, source.class_names)
     numbers = [source.class_names.index(name) for name in classes]
     images, labels = source.take(source.ids)
-    kept = np.isin(labels, numbers)
-    pair = from_pair(images[kept], labels[kept], name=source.name)
-    drawn = pair if limit is None else subset(pair, limit, seed)
-    images, labels = drawn.take(drawn.ids)
-    return Two(
-        unit_images(images).reshape(len(images), -1).astype(np.float64), np.where(labels == numbers[0], 1.0, -1.0)
-    )
+    kept, names = np.isin(labels, numbers), classes[::-1]
+    return from_pair(images[kept], (labels[kept] == numbers[0]).astype(np.int64), name=source.name, class_names=names)
 
 
-def pixels(asked: Odds, train: Source, test: Source) -> Part:
+def flat(source: Source) -> Two:
+    """All images of a pair."""
+    images, labels = source.take(source.ids)
+    return Two(unit_images(images).reshape(len(images), -1).astype(np.float64), 2.0 * labels - 1)
+
+
+def pixels(asked: Odds, train: Arrays, test: Arrays) -> Part:
     """Robust training leaves the weak pixels alone, and leaving them alone makes standard training robust."""
-    learned, judges = two(train, asked.classes, asked.images, asked.seed), two(test, asked.classes)
+    learned = flat(subset(train, asked.images, asked.seed))
+    judges = flat(test)
     correlation = odds_linear.correlations(learned.x, learned.y)
     radius = units.show(asked.judged_at)
     rows: list[tuple[Cell, ...]] = []
@@ -70,13 +73,13 @@ def pixels(asked: Odds, train: Source, test: Source) -> Part:
 
     every = np.ones(len(correlation), dtype=bool)
     for eps in asked.radii:
-        line = odds_linear.fit(odds_linear.linf(learned.x, learned.y, eps, box=BOX))
+        line = odds_linear.fit(odds_linear.linf(learned.x, learned.y, eps, box=BOX), decay=asked.decay)
         weak[eps] = judge(TRAINED, eps, every, line)
     for level in asked.thresholds:
         kept = correlation >= level
         if not kept.any():
             break
-        line = odds_linear.fit(odds_linear.linf(learned.x[:, kept], learned.y, 0.0, box=BOX))
+        line = odds_linear.fit(odds_linear.linf(learned.x[:, kept], learned.y, 0.0, box=BOX), decay=asked.decay)
         judge(CHOSEN, level, kept, line)
     panels = [
         Panel(
@@ -96,10 +99,12 @@ def pixels(asked: Odds, train: Source, test: Source) -> Part:
     first, second = asked.classes
     return Part(
         "pixels",
+        "Robust training leaves weak pixels alone, and without them standard training is robust",
         Outcome(
-            caption=f"{first} against {second}, {train.name}: linear classifiers of {len(learned.y):,} training images, exact "
-            f"for each of {len(judges.y):,} test images in the box [0, 1], Linf, 95 % Wilson intervals. A pixel is used if its "
-            f"weight is above a millionth of the largest; weak pixels: |correlation with the class| below {WEAK}.",
+            caption=f"{first} against {second}, {train.name}: linear classifiers of {len(learned.y):,} training images, "
+            f"exact for each of {len(judges.y):,} test images in the box [0, 1], Linf, 95 % Wilson intervals. A pixel is "
+            "used if its weight is above a millionth of the largest, and weak if its correlation with the class is below "
+            f"{WEAK}.",
             columns=(
                 Column("how"),
                 Column("level"),
@@ -109,41 +114,33 @@ def pixels(asked: Odds, train: Source, test: Source) -> Part:
                 Column("weight on weak pixels", "%", 1),
             ),
             rows=tuple(rows),
-            chart=figure(
-                *[
-                    lines([panel], x=axis, y="accuracy, test images")
-                    for panel, axis in zip(panels, ("eps", "correlation"))
-                ]
-            ),
+            chart=figure(lines(panels, x="level: training eps, or correlation", y="accuracy, test images")),
             verdict=Verdict(
                 weak[top] < weak[0.0] and robust[CHOSEN, best].low > robust[CHOSEN, levels[0]].high,
                 f"training at Linf {units.show(top)} moves the weight on weak pixels from {percent(weak[0.0])} to "
                 f"{percent(weak[top])}, robust accuracy from {percent(robust[TRAINED, 0.0].value)} to "
                 f"{percent(robust[TRAINED, top].value)} and clean from {percent(clean[TRAINED, 0.0].value)} to "
-                f"{percent(clean[TRAINED, top].value)}; standard training on pixels of correlation {units.show(best)} and more "
-                f"alone has {percent(robust[CHOSEN, best].value)} robust and {percent(clean[CHOSEN, best].value)} clean",
+                f"{percent(clean[TRAINED, top].value)}; standard training on pixels of correlation {units.show(best)} "
+                f"and more alone has {percent(robust[CHOSEN, best].value)} robust and "
+                f"{percent(clean[CHOSEN, best].value)} clean",
             ),
         ),
     )
 
 
-TRAINED, CHOSEN = "trained at eps", "pixels with correlation of at least"
-
-
-def sizes(asked: Odds, train: Source, test: Source) -> Part:
+def sizes(asked: Odds, train: Arrays, test: Arrays) -> Part:
     """Clean accuracy against the radius of training, for several numbers of images."""
-    judges = two(test, asked.classes)
-    every = two(train, asked.classes)
+    judges = flat(test)
     fair = odds_linear.linf(judges.x, judges.y, 0.0, box=BOX)
-    held = [n for n in asked.sizes if n <= len(every.y)]
+    held = [n for n in asked.sizes if n <= len(train)]
     clean: dict[tuple[int, float], list[float]] = {}
     for n in held:
         for number in range(asked.num_seeds):
-            drawn = two(train, asked.classes, n, asked.seed + number)
+            chosen = flat(subset(train, n, asked.seed + number))
             for eps in asked.sizes_radii:
-                line = odds_linear.fit(odds_linear.linf(drawn.x, drawn.y, eps, box=BOX))
+                line = odds_linear.fit(odds_linear.linf(chosen.x, chosen.y, eps, box=BOX), decay=asked.decay)
                 clean.setdefault((n, eps), []).append(odds_linear.robust(line, fair).value)
-    found = {cell: seeds(values) for cell, values in clean.items()}
+    found = {cell: drawn(values) for cell, values in clean.items()}
     gain = {
         (n, eps): seeds([one - base for one, base in zip(values, clean[n, 0.0])])
         for (n, eps), values in clean.items()
@@ -159,17 +156,18 @@ def sizes(asked: Odds, train: Source, test: Source) -> Part:
     panel = Panel("", [Point(f"{n:,} images", eps, found[n, eps]) for n, eps in found])
     return Part(
         "sizes",
+        "Robust training helps clean accuracy where images are few, and the best radius shrinks with their number",
         Outcome(
-            caption=f"{first} against {second}, {train.name}: clean accuracy of linear classifiers on {len(judges.y):,} test "
-            f"images, the mean of {asked.num_seeds} trainings on images of their own, with Student's 95 % interval; the gain is "
-            "over training eps 0 on the same images. Of nets: holdfast experiment small_data.",
+            caption=f"{first} against {second}, {train.name}: clean accuracy of linear classifiers on {len(judges.y):,} "
+            f"test images, the mean of {asked.num_seeds} trainings on images of their own, with Student's 95 % interval; "
+            "the gain is over training eps 0 on the same images. Of nets: holdfast experiment small_data.",
             columns=tuple(map(Column, ("images", "training eps", "clean", "gain over eps 0"))),
             rows=tuple(rows),
             chart=figure(lines([panel], x="training eps", y="clean accuracy", from_zero=False)),
             verdict=Verdict(
                 best[few] > best[many] and found[few, best[few]].value > found[few, 0.0].value,
-                f"the training eps of the highest clean accuracy is {told}; eps {units.show(largest)} changes clean accuracy by "
-                f"{100 * gain[few, largest].value:+.1f} points with {few:,} images and by "
+                f"the training eps of the highest clean accuracy is {told}; eps {units.show(largest)} changes clean "
+                f"accuracy by {100 * gain[few, largest].value:+.1f} points with {few:,} images and by "
                 f"{100 * gain[many, largest].value:+.1f} with {many:,}",
             ),
         ),

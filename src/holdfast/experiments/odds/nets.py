@@ -49,11 +49,11 @@ class Perceptron(nn.Module):
 
     def __init__(self, d: int, hidden: int, half: float) -> None:
         super().__init__()
-        self.half = half
+        self.reach = half
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(d + 1, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers((2 * x - 1) * self.half)
+        return self.layers((2 * x - 1) * self.reach)
 
 
 def trained(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from holdfast.data.source import Source
-from holdfast.experiments.odds.closed import accuracies, bests, machines
-from holdfast.experiments.odds.images import pixels, sizes
+from holdfast.experiments.odds.best import bests
+from holdfast.experiments.odds.images import pair, pixels, sizes
+from holdfast.experiments.odds.machines import machines
+from holdfast.experiments.odds.monte_carlo import accuracies
 from holdfast.experiments.odds.settings import Odds, Part, Progress
 from holdfast.experiments.odds.trained import frontier, samples
 
@@ -18,14 +20,15 @@ def run(asked: Odds, train: Source, test: Source, progress: Progress = lambda na
         test: those that they are judged on.
         progress: told which part is going on.
     """
+    learned, judges = pair(train, asked.classes), pair(test, asked.classes)
     parts = {
         "accuracy": lambda: accuracies(asked),
         "best": lambda: bests(asked),
         "svm": lambda: machines(asked),
         "frontier": lambda: frontier(asked),
         "samples": lambda: samples(asked),
-        "pixels": lambda: pixels(asked, train, test),
-        "sizes": lambda: sizes(asked, train, test),
+        "pixels": lambda: pixels(asked, learned, judges),
+        "sizes": lambda: sizes(asked, learned, judges),
     }
     found = []
     for place, (name, compute) in enumerate(parts.items()):

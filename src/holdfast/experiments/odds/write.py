@@ -23,9 +23,10 @@ MARKDOWN, INFO = "theory.md", "theory.json"
 
 
 class Said(Frozen):
-    """What a part said, and what in it contradicts the mathematics."""
+    """What a part claimed, whether it held, what was seen, and what contradicts the mathematics."""
 
-    agrees: bool
+    claimed: str
+    holds: bool
     seen: str
     breaches: tuple[str, ...]
 
@@ -69,7 +70,10 @@ def write(asked: Odds, parts: Sequence[Part], out: Path, *, command: str, data: 
         },
         parts={
             part.name: Said(
-                agrees=part.outcome.verdict.reproduced, seen=part.outcome.verdict.seen, breaches=part.breaches
+                claimed=part.claimed,
+                holds=part.outcome.verdict.reproduced,
+                seen=part.outcome.verdict.seen,
+                breaches=part.breaches,
             )
             for part in parts
         },
@@ -93,6 +97,6 @@ def markdown(parts: Sequence[Part]) -> str:
 
 
 def sentence(part: Part) -> str:
-    """Whether a part came out as the theory says, and by which numbers."""
+    """What was claimed, whether it held, and by which numbers."""
     verdict = part.outcome.verdict
-    return f"{'As the theory says' if verdict.reproduced else 'Not as the theory says'}: {verdict.seen}."
+    return f"{part.claimed}. This {'holds' if verdict.reproduced else 'does not hold'}: {verdict.seen}."
