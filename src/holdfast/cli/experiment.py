@@ -72,8 +72,9 @@ def experiment(
         outcome = chosen.run(lab)
     write(chosen, outcome, lab)
     console = terminal()
-    console.width = max(console.width, 160)  # cells stay whole in a narrow terminal
-    console.print(_table(outcome))
+    table = _table(outcome)
+    console.width = max(console.width, console.measure(table).maximum)  # cells stay whole in a narrow terminal
+    console.print(table)
     console.print(outcome.caption, markup=False)
     for line in chosen.published:
         console.print(f"literature: {line}", markup=False)
