@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.foundation.errors import BadFile, BadValue, UnknownName
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from holdfast.foundation import toml
+from holdfast.foundation.errors import BadValue, UnknownName
 
 DEFENDED = 200
 """How many images a defence is evaluated on unless another number is asked for."""
@@ -102,7 +96,7 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
         UnknownName: a key that does not exist; the hint gives the nearest.
         BadValue: a value of a wrong kind, or no model.
     """
-    values = _read(path) if path is not None else {}
+    values = toml.read(path, "configuration", 'eps = "8/255"') if path is not None else {}
     where = f"key in {path}"
     for key in values:
         if key not in AuditConfig.model_fields:
@@ -163,17 +157,6 @@ def check_numbers(*, limit: int | None, slots: int | None, seed: int, audited: i
         raise BadValue(f"seed is {seed}; it must not be negative", hint="give seed=0")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadFile(f"the configuration {path} does not exist", hint="give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadFile(
-            f"the configuration {path} cannot be read: {error}", hint='write lines such as eps = "8/255"'
-        ) from None
-
-
 def option(text: str) -> tuple[str, Any]:
     """``"key=value"`` as a pair; the value is read as TOML where it is TOML (numbers, lists, true), else as text.
 
@@ -183,7 +166,4 @@ def option(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BadValue(f"the option {text!r} is no key=value", hint="write --option classes=10")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value
+    return key.strip(), toml.value(value)

@@ -239,7 +239,7 @@ class MixedUp(nn.Module):
         gap = base.detach().amax(1).exp() - logits.detach().amax(1).exp()
         if not defence.combined:
             return Answer(logits, gap, none, made + 1)
-        flagged = gap >= defence.tau
+        flagged = gap.double() >= defence.tau  # float32 would round tau onto the gap beside it
         logits = base if keeps else logits
         rows = flagged.nonzero()[:, 0]
         if len(rows):

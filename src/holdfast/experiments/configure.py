@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from holdfast.audit.config import option
 from holdfast.experiments.experiment import Experiment
-from holdfast.foundation import registry
-from holdfast.foundation.errors import BadFile, BadValue, UnknownName
+from holdfast.foundation import registry, toml
+from holdfast.foundation.errors import BadValue, UnknownName
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+Kind = TypeVar("Kind")
 
 
 def configured(name: str, path: Path | None = None, pairs: Sequence[str] = ()) -> Experiment:
@@ -32,11 +28,16 @@ def configured(name: str, path: Path | None = None, pairs: Sequence[str] = ()) -
         BadFile: the file is missing or is no TOML.
     """
     kind = registry.load("experiment", name)
-    values = _read(path) if path is not None else {}
-    known = {each.name: each for each in fields(kind)}
+    values = toml.read(path, "configuration", "steps = 1000") if path is not None else {}
     for key, value in map(option, pairs):
         table, point, entry = key.partition(".")
         values[table] = {**_table(values.get(table, {})), entry: value} if point else value
+    return validated(kind, values, name)
+
+
+def validated(kind: type[Kind], values: Mapping[str, Any], name: str) -> Kind:
+    """The settings of a dataclass with these values; ``name`` is what errors call it. Raises UnknownName, BadValue."""
+    known = {each.name: each for each in fields(kind)}  # pyrefly: ignore[bad-argument-type]
     for key in values:
         if key not in known:
             raise UnknownName.among(f"setting of {name}", key, known)
@@ -50,14 +51,3 @@ def configured(name: str, path: Path | None = None, pairs: Sequence[str] = ()) -
 
 def _table(given: Any) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadFile(f"the configuration {path} does not exist", hint="give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadFile(
-            f"the configuration {path} cannot be read: {error}", hint="write lines such as steps = 1000"
-        ) from None

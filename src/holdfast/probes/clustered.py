@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from holdfast.foundation.errors import BadValue
-from holdfast.foundation.stats import Interval
+from holdfast.foundation.stats import Interval, wilson
 
 
 def clustered(
@@ -31,3 +31,11 @@ def clustered(
     mean = float(np.mean(values))
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(mean, n, max(least, min(mean, mean - half)), min(most, max(mean, mean + half)))
+
+
+def share(each: np.ndarray, confidence: float) -> Interval:
+    """The mean over images of what each has, truths or shares of 0 to 1, (n,) or (n, m)."""
+    values = each.reshape(len(each), -1).mean(1)
+    if np.isin(values, (0.0, 1.0)).all():
+        return wilson(int(values.sum()), len(values), confidence)
+    return clustered(values, confidence=confidence, least=0.0, most=1.0)

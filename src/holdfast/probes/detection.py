@@ -10,8 +10,8 @@ from statistics import NormalDist
 import numpy as np
 
 from holdfast.foundation.errors import BadValue
-from holdfast.foundation.stats import Interval, clopper_pearson, wilson
-from holdfast.probes.clustered import clustered
+from holdfast.foundation.stats import Interval, clopper_pearson
+from holdfast.probes.clustered import share
 
 Scores = np.ndarray | Sequence[float]
 """(n,) of n images, or (n, m) of m evaluations of each; larger = more suspicious."""
@@ -145,7 +145,7 @@ def detection(
     """
     return Detection(
         auc(clean, attacked, clean_ids=clean_ids, attacked_ids=attacked_ids, confidence=confidence),
-        *(_share(_checked(each) >= threshold, confidence) for each in (clean, attacked)),
+        *(share(_checked(each) >= threshold, confidence) for each in (clean, attacked)),
     )
 
 
@@ -182,7 +182,7 @@ def with_rejection(served: np.ndarray, safe: np.ndarray, *, confidence: float = 
     if served.ndim != 2 or safe.ndim != 2 or len(served) != len(safe):
         raise BadValue(f"outcomes are {served.shape} and {safe.shape}", hint="give (n, m) of the same n images")
     both = served.mean(1) * safe.mean(1)  # the draws for the two images are independent
-    return WithRejection(_share(served, confidence), _share(safe, confidence), _share(both, confidence))
+    return WithRejection(share(served, confidence), share(safe, confidence), share(both, confidence))
 
 
 def _checked(scores: Scores) -> np.ndarray:
@@ -202,11 +202,3 @@ def _rows(scores: np.ndarray, ids: np.ndarray | Sequence[int] | None) -> np.ndar
 
 def _corrected(total: float, count: int) -> float:
     return total * count / (count - 1)
-
-
-def _share(each: np.ndarray, confidence: float) -> Interval:
-    """The mean over images of what each has, truths or shares, (n,) or (n, m)."""
-    values = each.reshape(len(each), -1).mean(1)
-    if np.isin(values, (0.0, 1.0)).all():
-        return wilson(int(values.sum()), len(values), confidence)
-    return clustered(values, confidence=confidence, least=0.0, most=1.0)

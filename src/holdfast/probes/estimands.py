@@ -10,8 +10,8 @@ from torch import Tensor
 
 from holdfast.ascent.randomised import Randomised
 from holdfast.foundation.errors import BadValue
-from holdfast.foundation.stats import Interval, wilson
-from holdfast.probes.clustered import clustered
+from holdfast.foundation.stats import Interval
+from holdfast.probes.clustered import clustered, share
 
 
 def evaluations(model: Randomised, x: Tensor, ids: Tensor, num: int, *, batch: int = 64) -> Tensor:
@@ -82,11 +82,11 @@ def estimands(predicted: np.ndarray, y: np.ndarray, *, tries: int = 5, confidenc
     together = np.prod([(right - i) / (m - i) for i in range(tries)], axis=0)
     pairs = max(1, m * (m - 1))
     return Estimands(
-        mean=_share(right / m, confidence),
-        worst=_share(np.maximum(together, 0.0), confidence),
-        majority=_share((right > wrong).astype(float), confidence),
-        fixed=_share((predicted[:, 0] == y).astype(float), confidence),
-        unstable=_share(1 - (counts * (counts - 1)).sum(1) / pairs if m > 1 else np.zeros(len(y)), confidence),
+        mean=share(right / m, confidence),
+        worst=share(np.maximum(together, 0.0), confidence),
+        majority=share((right > wrong).astype(float), confidence),
+        fixed=share((predicted[:, 0] == y).astype(float), confidence),
+        unstable=share(1 - (counts * (counts - 1)).sum(1) / pairs if m > 1 else np.zeros(len(y)), confidence),
         tries=tries,
         evaluations=m,
     )
@@ -117,10 +117,3 @@ def gain(defended: np.ndarray, undefended: np.ndarray, *, confidence: float = 0.
         confidence: of the interval.
     """
     return Gain(clustered(defended.mean(1) - undefended, confidence=confidence, least=-1.0, most=1.0))
-
-
-def _share(values: np.ndarray, confidence: float) -> Interval:
-    """The interval of a mean of shares of 0 to 1, one of each image."""
-    if np.isin(values, (0.0, 1.0)).all():
-        return wilson(int(values.sum()), len(values), confidence)
-    return clustered(values, confidence=confidence, least=0.0, most=1.0)

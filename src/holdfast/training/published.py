@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from holdfast.foundation.errors import BadFile
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from holdfast.foundation import toml
 
 HERE = Path(__file__).parent / "recipes"
 
@@ -32,9 +26,4 @@ def words(name: str) -> dict[str, str]:
 
 def read(path: Path) -> dict[str, Any]:
     """A recipe's file. Raises BadFile."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadFile(f"the recipe {path} does not exist", hint="give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadFile(f"the recipe {path} cannot be read: {error}", hint="write lines such as lr = 0.002") from None
+    return toml.read(path, "recipe", "lr = 0.002")

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from holdfast import __version__
-from holdfast.ascent.frozen import frozen
 from holdfast.audit.feed import tensors
 from holdfast.data.source import Source, Subset, subset
 from holdfast.foundation.errors import BadData, BadModel, BadValue, PlanMismatch
 from holdfast.models.load import build
+from holdfast.models.probe import probe
 from holdfast.objectives.objective import Objective
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.lines import append, locked, repaired
@@ -179,7 +179,7 @@ def train(
         command=command,
     )
     module = build(net, shape=source.shape, classes=classes, options=given, seed=recipe.seed).to(device)
-    outputs = _outputs(module, source.shape, device)
+    outputs = probe(module, source.shape, device=device)
     if outputs < classes:
         raise BadModel(
             f"{net} has {outputs} outputs, and the data have {classes} classes", hint=f"build it with classes={classes}"
@@ -337,19 +337,6 @@ class _Run:
             means="the net learns its training images by heart (Rice, Wong and Kolter 2020)",
             remedy=f"{ROBUST} is from epoch {best.epoch}; train for fewer epochs, average the weights or perturb them (awp)",
         )
-
-
-def _outputs(net: torch.nn.Module, shape: tuple[int, int, int], device: str) -> int:
-    """How many logits the net gives for images of that shape. Raises BadModel."""
-    parameter = next(net.parameters())
-    with frozen(net), torch.no_grad():
-        try:
-            logits = net(torch.zeros(2, *shape, dtype=parameter.dtype, device=device))
-        except RuntimeError as error:
-            raise BadModel(f"the net cannot take images of {shape}: {error}", hint="choose a net that does") from None
-    if logits.dim() != 2:
-        raise BadModel(f"the net returns {tuple(logits.shape)} for 2 images", hint="it must return logits (N, K)")
-    return logits.shape[1]
 
 
 def _worth(record: EpochRecord) -> tuple[float, float]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-
-from pydantic import TypeAdapter, ValidationError
 
 from holdfast.audit.config import option
+from holdfast.experiments.configure import validated
 from holdfast.experiments.odds.settings import Odds
-from holdfast.foundation.errors import BadValue, UnknownName
 
 
 def configured(pairs: Sequence[str]) -> Odds:
@@ -19,14 +16,4 @@ def configured(pairs: Sequence[str]) -> Odds:
         UnknownName: a setting that does not exist; the hint gives the nearest.
         BadValue: a value of a wrong kind, or outside its range.
     """
-    values = dict(map(option, pairs))
-    known = {each.name: each for each in fields(Odds)}
-    for key in values:
-        if key not in known:
-            raise UnknownName.among("setting of odds", key, known)
-    try:
-        return TypeAdapter(Odds).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadValue(f"{key} is {first.get('input')!r}: {first['msg'].lower()}", hint=f"correct {key}") from None
+    return validated(Odds, dict(map(option, pairs)), "odds")
