@@ -196,6 +196,25 @@ def test_one_step_beats_many():
     assert "one step beats many" in found
 
 
+def test_noise_beats_search():
+    """A net that any unevenness fools, and whose gradient points where there is none."""
+
+    def model(x: Tensor) -> Tensor:
+        uneven = (x - x.mean((1, 2, 3), keepdim=True)).square().mean((1, 2, 3)).detach()
+        wrong = 1e-3 * x.mean((1, 2, 3)) + 1e4 * uneven - 1
+        return torch.stack([torch.zeros_like(wrong), wrong], 1)
+
+    grey, zeros = torch.full((8, 1, 6, 6), 0.5), torch.zeros(8, dtype=torch.int64)
+    found = {finding.check: finding for finding in checks.probe(model, grey, zeros, Linf(0.1)).findings}
+    assert "8 of 8 images" in found["noise beats search"].saw
+
+    def honest(x: Tensor) -> Tensor:
+        wrong = x.mean((1, 2, 3)) - 0.55
+        return torch.stack([torch.zeros_like(wrong), wrong], 1)
+
+    assert "noise beats search" not in {each.check for each in checks.probe(honest, grey, zeros, Linf(0.1)).findings}
+
+
 def test_layers_without_a_derivative_are_named(nets, images):
     found = checks.probe(Before(nets["robust"], lambda x: (x * 8).floor() / 8), *images, Linf(0.1)).findings
     note = next(finding for finding in found if finding.check == "non-differentiable")

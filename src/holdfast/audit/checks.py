@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from holdfast import losses
+from holdfast import keys, losses
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.gradient import evaluate
 from holdfast.ascent.meter import Classifier, Meter
@@ -32,6 +32,8 @@ IMAGES = 16
 """How many correctly classified images a probe searches."""
 
 STEPS = 12
+DRAWS = 4
+"""Random directions of each probed image, looked at inside the set and on its rim."""
 CURVED, DISHONEST = 0.25, 0.05
 """Shares of the predicted change of the loss that comes true; honest nets have 0.39 to 0.83 (measured on seven)."""
 
@@ -82,7 +84,7 @@ def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat) -> Probed:
             climbed = _climb(meter, x, y, threat)
             single = _single_step(meter, x, y, threat)
             found += _honest(climbed) + _rising(climbed) + _iterated(climbed, single)
-            found += _unbounded(meter, x, y, threat)
+            found += _unbounded(meter, x, y, threat) + _random(meter, climbed, x, y, threat)
         except BadModel:  # no gradient at all: the doctor says it
             return Probed((), meter.forwards, meter.backwards)
     return Probed(tuple(found), meter.forwards, meter.backwards)
@@ -218,6 +220,28 @@ def _unbounded(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> list[Findi
             f"{len(left)} of {len(x)} images withstand {steps} steps within {wide.eps:.3g}, where any image can become grey",
             "no classifier can be right there: the gradients do not show the way out",
             "do not rely on gradient attacks alone: run the plan fast or strict, which soften them and use scores",
+        )
+    ]
+
+
+def _random(model: Meter, climbed: Climbed, x: Tensor, y: Tensor, threat: Threat) -> list[Finding]:
+    """What random points of the set fool, a search in it must fool: the boundary is not nearer along a random direction."""
+    rows, blind = _rows(x, y, threat), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with torch.no_grad():
+        for draw in range(DRAWS):
+            point = threat.sample(x, keys.fold(keys.fold(rows.key, draw), torch.arange(len(x), device=x.device)))
+            rim = threat.project(x, x + threat.stride(1) * threat.steepest(point - x))
+            for at in (point, rim):
+                blind |= losses.margin(model(at), y, rows.target) > 0
+    missed = int((blind & ~(climbed.values > 0).any(0)).sum())
+    if missed <= 1:
+        return []
+    return [
+        _warning(
+            "noise beats search",
+            f"one at least of {2 * DRAWS} random points fools {missed} of {len(x)} images that {STEPS} steps leave right",
+            "the search does not find what lies everywhere around: gradients are masked",
+            "rely on the stages that use scores alone; run the plan strict",
         )
     ]
 

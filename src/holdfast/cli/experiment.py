@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from holdfast.cli.terminal import terminal
+from holdfast.cli.terminal import show_whole, terminal
 from holdfast.cli.watch import clock, watching_counts
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ def experiment(
         outcome = chosen.run(lab)
     write(chosen, outcome, lab)
     console = terminal()
-    table = _table(outcome)
-    console.width = max(console.width, console.measure(table).maximum)  # cells stay whole in a narrow terminal
-    console.print(table)
+    show_whole(console, _table(outcome))
     console.print(outcome.caption, markup=False)
     for line in chosen.published:
         console.print(f"literature: {line}", markup=False)

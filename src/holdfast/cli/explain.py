@@ -2,162 +2,224 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
-from rich.table import Table
+from cyclopts import Parameter
 
 from holdfast.cli.subject import Subject, allowed, load
-from holdfast.cli.terminal import terminal
+from holdfast.cli.terminal import show_whole, terminal, width
+from holdfast.cli.watch import clock, watching_counts
+from holdfast.foundation.errors import Unbelievable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
+    from rich.console import Console
+    from rich.table import Table as Drawn
+
+    from holdfast.audit.config import AuditConfig
     from holdfast.data.source import Source
-    from holdfast.models.model import Model
-    from holdfast.probes.mixup_theory import Mixing, MixupTheory
+    from holdfast.explain.case import Case, Net
+    from holdfast.explain.found import Table
+    from holdfast.explain.run import Question, Speed
     from holdfast.threats.threat import Threat
 
-explain = App(
-    name="explain", help="Ask why a model is robust or is not: a figure and its numbers.", help_format="plaintext"
-)
-
-LIMIT = 100
-"""How many images are taken unless another number is asked for."""
+LIMIT, KNOWN = 200, 2000
+"""How many images are under test, and how many known ones are at hand, unless other numbers are asked for."""
 
 
-@explain.command
-def mixup(
+def explain(
     subject: Subject = Subject(),  # noqa: B008 - frozen
     *,
-    pool: str | None = None,
-    pool_per_class: int = 100,
+    probe: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    against: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    train_twin: Annotated[bool, Parameter(negative="")] = False,
+    train: str | None = None,
+    known: int = KNOWN,
     threat: str | None = None,
     eps: str = "8/255",
-    steps: int = 10,
-    lam: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
-    num_draws: int = 30,
-    out: Path = Path("mixup"),
+    budget: str | None = None,
+    set: Annotated[list[str] | None, Parameter(negative="")] = None,
+    plan_only: Annotated[bool, Parameter(negative="")] = False,
+    out: Path = Path("runs/explain"),
+    quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
-    """What the theory of mixup inference says of a model: its figure 2, and the numbers.
+    """Ask why a model is robust or is not: numbers beside a twin and an untrained control, figures, one report.
 
-    For each lam, of images that are right when clean and wrong when attacked by PGD: the probabilities of the true and the
-    predicted class after mixing, whether they move as repair needs (RIC), by how much more the confidence of adversarial
-    images falls (detection gap), and what is repaired at last (recovered). RIC is a direction, not a recovery.
+    Every answer is written as it comes; the same command goes on where a stopped one was, and more questions about the same
+    nets and images may be asked into the same folder. Exit code 3 if the answers contradict themselves or one another.
 
-    holdfast explain mixup --model net:small_cnn --weights my.safetensors --data digits --pool digits:train --eps 0.1
+    holdfast explain --model net:small_cnn --weights robust.safetensors --against standard.safetensors --data digits \
+--eps 0.15 --probe restarts
 
     Parameters
     ----------
-    pool
-        The partners: training images, a name or a path; its train part where there is one.
-    pool_per_class
-        How many of them of each class.
+    probe
+        Which questions; see "holdfast list probe". All unless given.
+    against
+        Twins to compare with: weights for the same architecture, or models as for --model, with @WEIGHTS behind.
+    train_twin
+        Train the twin now: the same registered net on clean images alone, for about a minute.
+    train
+        Labelled images that the nets may know, for questions that need some; the train part of --data unless given.
+    known
+        How many of them.
     threat
         What an adversary may do: linf (the default), l2 or l1.
     eps
         The radius.
-    steps
-        Of PGD; the paper takes 10.
-    lam
-        The image's shares in a mixture, in [0, 1]; 0 to 1 in tenths unless given.
-    num_draws
-        Mixtures of each image.
+    budget
+        Seconds, such as 60s or 5min, for all questions: decides how many images are taken.
+    set
+        A setting of a question, as PROBE.KEY=VALUE: restarts.num=100. Repeat for more.
+    plan_only
+        Say what would be asked and what it costs, and stop.
     out
-        The folder for figure.svg, figure.png and table.csv.
+        The folder.
+    quiet
+        Show no progress.
     """
-    from holdfast.foundation.errors import BadValue
+    from holdfast.explain import run as running
+    from holdfast.explain.case import Case, Net
+    from holdfast.explain.configure import configured
+    from holdfast.explain.controls import untrained
+    from holdfast.foundation import units
+    from holdfast.report.explained import write_explanation
 
-    if pool is None:
-        raise BadValue("no pool is given", hint="give --pool with training images, for example --pool digits:train")
     config = subject.configured({"threat": threat, "eps": eps, "limit": LIMIT})
-    from holdfast.cli.defences import pool_of
-    from holdfast.probes.mixup_theory import GRID, mixup_theory
-    from holdfast.records.files import storing, write_atomic
-    from holdfast.report.charts import save_png, svg
-    from holdfast.report.mixup import as_csv, figure
-
+    seconds = None if budget is None else units.seconds(budget)
+    probes = configured(probe, set or [])
     within = allowed(config)
-    partners = pool_of(pool, pool_per_class, config.seed)
     model, source = load(config)
-    x0, x, y = attacked(model, source, within, steps, config.seed)
-    partners.check_apart(x0.cpu())
-    found = mixup_theory(
-        model.module, x0, x, y, partners, lam=tuple(lam) if lam else GRID, num_draws=num_draws, seed=config.seed
-    )
+    learned = _known(train or config.data, known, config.seed, source)
+    nets = [Net("model", model), *_twins(against or [], config, source)]
+    progress = terminal(stderr=True)
+    if train_twin:
+        nets.append(_trained(config, train or config.data, within, out, progress, quiet=quiet))
+    control = untrained(model, seed=config.seed)
+    case = Case((*nets, *([control] if control else [])), source, within, learned, config.seed)
+    speed = running.measured(case)
+    questions = running.planned(case, probes, speed, budget=seconds)
+    if not quiet or plan_only:
+        _show_plan(progress, questions, speed, case)
+        if len(nets) == 1 and not quiet:
+            progress.print(
+                "no twin: most numbers mean little alone. Give --against WEIGHTS, or --train-twin to train one.",
+                markup=False,
+            )
+    if plan_only:
+        return 0
+    began = time.monotonic()
+    with watching_counts(progress, "searches", quiet=quiet) as watch:
+        found = running.run(
+            case, questions, out, command=shlex.join(["holdfast", *sys.argv[1:]]), step=watch or (lambda *step: None)
+        )
+    page = write_explanation(out)
+    console = terminal()
+    for breach in found.breaches:
+        console.print("[bold red]CONTRADICTION[/bold red] ", end="")
+        console.print(f"{breach}.", markup=False)
+    for question in questions:
+        answer = found.answers[question.name]
+        console.print(question.name, style="bold", end=". ")
+        console.print(question.probe.question, markup=False)
+        for each in answer.tables:
+            _show(console, each)
+        for sentence in answer.sentences:
+            console.print(sentence, markup=False)
+    console.print(f"{clock(time.monotonic() - began)}. Report: {page}", markup=False)
+    return Unbelievable.exit_code if found.breaches else 0
+
+
+def _known(data: str, limit: int, seed: int, tested: Source) -> Source | None:
+    """Images that the nets may know: the train part, or all where there is none; None where they are those under test.
+
+    Raises BadData where an image under test is among them.
+    """
+    from holdfast.data.load import load as load_data
+    from holdfast.data.source import subset
+    from holdfast.explain.case import apart
+    from holdfast.foundation.errors import BadValue, UnknownName
+
+    try:
+        source = load_data(data, split="train")
+    except (UnknownName, BadValue):  # data without such a part, or a name that says which one already
+        source = load_data(data)
+        if source.fingerprint() == tested.fingerprint() or source.name == tested.name:
+            return None
+    learned = subset(source, limit, seed)
+    apart(learned, tested)
+    return learned
+
+
+def _twins(given: list[str], config: AuditConfig, source: Source) -> list[Net]:
+    """The twins: weights of the same architecture, or models, with the names of their files."""
+    from holdfast.cli.subject import load
+    from holdfast.explain.case import Net
+
+    found: list[Net] = []
+    for text in given:
+        spec, at, path = text.rpartition("@")
+        if not at:
+            spec, path = (text, "") if ":" in text else ("", text)
+        asked = config.model_copy(update={"model": spec or config.model, "weights": path or None})
+        name = Path(path).stem if path else spec.partition(":")[2]
+        while name in ("model", "untrained", *(net.name for net in found)):
+            name += "'"
+        found.append(Net(name, load(asked)[0], "twin"))
+    return found
+
+
+def _trained(config: AuditConfig, data: str, within: Threat, out: Path, console: Console, *, quiet: bool) -> Net:
+    """The standard twin, trained now or before."""
+    from holdfast.cli.subject import load
+    from holdfast.data.load import load as load_data
+    from holdfast.explain.case import Net
+    from holdfast.explain.controls import standard_twin
+    from holdfast.records.files import storing
+
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
-        chart = figure(found)
-        write_atomic(out / "table.csv", [as_csv(found)])
-        write_atomic(out / "figure.svg", [svg(chart).encode()])
-        save_png(chart, out / "figure.png")
-    console = terminal()
-    console.width = max(console.width, 110)  # cells stay whole in a narrow terminal
-    for name, mixing in (("MI-PL, partners of the predicted class", found.pl), ("MI-OL, of the others", found.ol)):
-        console.print(f"{name}:", markup=False)
-        console.print(_table(found, mixing))
-    console.print(
-        f"{found.n} of {found.given} images, right when clean and wrong after PGD of {steps} steps at {within.name} "
-        f"{eps}; {found.draws} mixtures of each with images of {partners.source} ({partners.fingerprint}). Without mixing "
-        f"F_y is {found.clean.value:.2f} when clean, {found.y.value:.2f} when attacked, and F_yhat {found.yhat.value:.2f}.",
-        markup=False,
-    )
-    console.print(f"Written: {out}, figure.svg, figure.png and table.csv", markup=False)
-    return 0
+    if not quiet:
+        console.print("twin: the same net, trained on clean images alone", markup=False)
+    path, note = standard_twin(config.model, load_data(data, split="train"), within, out, seed=config.seed)
+    if not quiet:
+        console.print(f"twin: {note}", markup=False)
+    return Net("twin", load(config.model_copy(update={"weights": str(path), "options": {}}))[0], "twin")
 
 
-def attacked(model: Model, source: Source, threat: Threat, steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The images, their points after PGD to its last step, and their labels."""
-    import numpy as np
-    import torch
-
-    from holdfast import keys
-    from holdfast.ascent.frozen import frozen
-    from holdfast.ascent.inner import worst
-    from holdfast.ascent.state import Rows
-    from holdfast.attacks.pgd import PGD
-    from holdfast.audit.feed import tensors
-    from holdfast.audit.run import look
-    from holdfast.models.doctor import raise_errors
-
-    attack = PGD(steps=steps)
-    attack.check(threat)
-    raise_errors(look(model, source).findings)
-    x0, y = tensors(source, np.asarray(source.ids), dtype=model.dtype, device=model.device)
-    ids = torch.from_numpy(np.ascontiguousarray(source.ids)).to(model.device)
-    key = keys.fold(keys.root(seed, device=model.device), ids)
-    with frozen(model.module):
-        rows = Rows(x0, y, torch.full_like(y, -1), key, threat)
-        return x0, threat.project(x0, worst(attack, model, rows)), y
+def _show_plan(console: Console, questions: Sequence[Question], speed: Speed, case: Case) -> None:
+    rows = [["question", "images", "forwards", "gradients", "about"]]
+    for each in questions:
+        effort = each.effort
+        took = clock(speed.seconds(effort))
+        rows.append([each.name, f"{each.n}", f"{effort.forwards:,}", f"{effort.gradients:,}", took])
+    console.print(f"nets: {', '.join(f'{net.name}, {net.model.name}' for net in case.nets)}", markup=False)
+    console.print(_drawn(rows))
+    whole = sum(speed.seconds(each.effort) for each in questions)
+    console.print(f"about {clock(whole)} in all, if the machine stays as it is now", markup=False)
 
 
-def _table(theory: MixupTheory, mixing: Mixing) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    heads = (
-        "lam",
-        "F_y clean",
-        "F_y",
-        "F_yhat",
-        "change of F_y",
-        "of F_yhat",
-        "RIC",
-        "detection gap",
-        "margin",
-        "recovered",
-    )
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for place, lam in enumerate(theory.lam):
-        shares = (mixing.clean, mixing.y, mixing.yhat)
-        changes = (mixing.delta_y, mixing.delta_yhat)
-        table.add_row(
-            f"{lam:g}",
-            *(f"{each[place].value:.2f}" for each in shares),
-            *(f"{each[place].value:+.2f}" for each in changes),
-            "" if lam == 1 else "holds" if mixing.improves[place] else "fails",  # at 1 nothing moves but the rounding
-            f"{mixing.detection_gap[place].value:+.2f}",
-            f"{mixing.margin[place].value:+.2f}",
-            f"{100 * mixing.recovered[place].value:.0f} %",
-        )
+def _show(console: Console, found: Table) -> None:
+    """A table; one that is wider than the terminal is laid on its side, so that its nets stand beside one another."""
+    from holdfast.experiments.outcome import head, shown
+
+    rows = [[head(column, cell) for column, cell in zip(found.columns, found.rows[-1])]]
+    rows += [[shown(column, cell) for column, cell in zip(found.columns, row)] for row in found.rows]
+    upright = _drawn(rows)
+    show_whole(console, upright if width(console, upright) <= console.width else _drawn(list(zip(*rows))))
+
+
+def _drawn(rows: Sequence[Sequence[str]]) -> Drawn:
+    from rich.table import Table as Drawn
+
+    table = Drawn(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, head in enumerate(rows[0]):
+        table.add_column(head, justify="right" if place else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
     return table

@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.stats import Interval
 
-Cell = str | int | float | Interval
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number that is no share, from n samples, with its interval, in the unit of its column."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+    of: Literal["numbers"] = "numbers"
+    """Tells it from an `Interval` in a file."""
+
+
+Cell = str | int | float | Interval | Estimate
 """What stands in a table: an `Interval` holds a share of n samples, or a mean over n seeds, as a share."""
 
 
@@ -21,6 +34,16 @@ class Column:
     name: str
     unit: str = ""
     digits: int = 1
+
+
+class Tabular(Protocol):
+    """Whatever is a table: columns, and rows with a cell for each."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
+
+    @property
+    def rows(self) -> tuple[tuple[Cell, ...], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,8 @@ def shown(column: Column, cell: Cell) -> str:
     if isinstance(cell, Interval):
         bounds = f" ({100 * cell.low:.1f} to {100 * cell.high:.1f})" if math.isfinite(cell.low) else ""
         return f"{100 * cell.value:.1f}{bounds}"
+    if isinstance(cell, Estimate):
+        return "none" if not cell.n else f"{cell.value:.3g} ({cell.low:.3g} to {cell.high:.3g})"
     if isinstance(cell, float):
         return f"{cell:,.{column.digits}f}"
     return f"{cell:,}" if isinstance(cell, int) else cell

@@ -18,7 +18,7 @@ from holdfast import __version__
 from holdfast.data.source import Source
 from holdfast.experiments.experiment import Experiment
 from holdfast.experiments.lab import Lab
-from holdfast.experiments.outcome import Cell, Outcome, head, shown
+from holdfast.experiments.outcome import Cell, Estimate, Outcome, Tabular, head, shown
 from holdfast.foundation import registry
 from holdfast.foundation.stats import Interval
 from holdfast.records.files import storing, write_atomic
@@ -89,11 +89,14 @@ def write(experiment: Experiment, outcome: Outcome, lab: Lab) -> None:
     write_atomic(out / INFO, [info.model_dump_json(indent=2).encode()])
 
 
-def comma_separated(outcome: Outcome) -> str:
+def comma_separated(outcome: Tabular) -> str:
     """The table as CSV: shares from 0 to 1, each with its bounds and its n in columns of their own."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    wide = [any(isinstance(row[place], Interval) for row in outcome.rows) for place in range(len(outcome.columns))]
+    wide = [
+        any(isinstance(row[place], (Interval, Estimate)) for row in outcome.rows)
+        for place in range(len(outcome.columns))
+    ]
     heads = []
     for place, (column, parts) in enumerate(zip(outcome.columns, wide)):
         name = column.name.replace(",", "")
@@ -124,7 +127,7 @@ def sentence(outcome: Outcome) -> str:
 
 
 def _values(cell: Cell, *, wide: bool) -> Iterator[object]:
-    if isinstance(cell, Interval):
+    if isinstance(cell, (Interval, Estimate)):
         bounds = (bound if math.isfinite(bound) else "" for bound in (cell.low, cell.high))
         yield from (cell.value, *bounds, cell.n)
     else:

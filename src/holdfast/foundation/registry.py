@@ -30,8 +30,9 @@ KINDS = {
     "defence": "defences",
     "detector": "detectors",
     "experiment": "experiments",
+    "probe": "explain",
 }
-"""Kind -> the folder of ``holdfast`` that holds it. A later room (probes, ...) is one more line."""
+"""Kind -> the folder of ``holdfast`` that holds it."""
 
 T = TypeVar("T")
 

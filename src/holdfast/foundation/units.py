@@ -1,4 +1,4 @@
-"""The only parser of radii and step sizes: ``"8/255"``, ``"0.5"``, ``0.5``, ``"2px"``, ``"10deg"``."""
+"""The only parser of radii and step sizes (``"8/255"``, ``0.5``, ``"2px"``, ``"10deg"``) and of times (``"60s"``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from holdfast.foundation.errors import BadValue
 
+_TIMES = {"min": 60, "s": 1, "h": 3600}
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _PATTERN = re.compile(rf"^\s*({_NUMBER})\s*(?:/\s*({_NUMBER}))?\s*(px|deg)?\s*$")
 
@@ -48,6 +49,23 @@ def parse(given: str | float | int, *, name: str = "eps", unit: str = "") -> flo
         raise BadValue(f"{name} is {shown}, which is not a finite number", hint=f"write it as {examples}")
     if value < 0:
         raise BadValue(f"{name} is {given!r}; it must not be negative", hint=f"write it as {examples}")
+    return value
+
+
+def seconds(given: str | float | int, *, name: str = "budget") -> float:
+    """A time in seconds: ``"60s"``, ``"5min"``, ``"1h"``, or a bare number.
+
+    Raises:
+        BadValue: not a positive time.
+    """
+    text = str(given).strip()
+    unit = next((unit for unit in _TIMES if text.endswith(unit)), "")
+    try:
+        value = float(text.removesuffix(unit)) * _TIMES.get(unit, 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise BadValue(f"{name} is {given!r}, which is no time", hint="write it as 60s, 5min or 1h")
     return value
 
 

@@ -26,7 +26,7 @@ FONT = "Helvetica Neue, Arial, Liberation Sans, sans-serif"
 INK, MUTED, RULE, LOST, TRACK = "#333333", "#6b6b6b", "#dddddd", "#b8b8b8", "#efefef"
 PERCENT = "format(datum.value * 100, '~r') + '\u00a0%'"
 
-_SVG = "http://www.w3.org/2000/svg"
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
@@ -184,6 +184,7 @@ def svg(chart: Any) -> str:
     file = io.StringIO()
     chart.save(file, format="svg")
     xml.register_namespace("", _SVG)
+    xml.register_namespace("xlink", _XLINK)  # a page knows the link of a picture in a drawing by this prefix alone
     root = xml.fromstring(file.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):

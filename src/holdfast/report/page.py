@@ -87,7 +87,7 @@ def render(folders: Sequence[Path], out: Path) -> Path:
     """
     if not folders:
         raise BadValue("no run folder is given", hint="give at least one folder that holdfast audit wrote")
-    text = _environment().get_template("page.html").render(_context(_read([Path(folder) for folder in folders])))
+    text = environment().get_template("page.html").render(_context(_read([Path(folder) for folder in folders])))
     out = Path(out)
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,12 @@ def _read(folders: list[Path]) -> list[_Subject]:
     return subjects
 
 
-def _environment() -> jinja2.Environment:
+def style() -> Markup:
+    """The style sheet of every page."""
+    return Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+
+
+def environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,  # for every template, whatever its ending: names in a run may hold markup
@@ -149,7 +154,7 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
     labels = [subject.label for subject in subjects]
     pairs = [tally.pair(runs[0], run) for run in runs[1:]]
     return {
-        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        "style": style(),
         "title": _title(labels),
         "subjects": subjects,
         "runs": runs,

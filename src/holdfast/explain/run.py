@@ -1,0 +1,165 @@
+"""Asks one question after the other: says the cost first, keeps every answer, holds the answers against one another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holdfast.ascent.frozen import frozen
+from holdfast.data.source import subset
+from holdfast.explain import store
+from holdfast.explain.case import Case
+from holdfast.explain.case_file import case_files
+from holdfast.explain.contradictions import contradictions
+from holdfast.explain.found import Found
+from holdfast.explain.probe import Effort, Probe, Step
+from holdfast.foundation.errors import BadValue
+
+SHARES = 64
+"""Into how many parts the default numbers of images are divided when a budget is shared out."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for a forward of one image by the model, and for a forward with the gradient."""
+
+    forward: float
+    gradient: float
+
+    def seconds(self, effort: Effort) -> float:
+        """How long that takes, about; a gradient's own forward is part of it."""
+        return effort.forwards * self.forward + effort.gradients * (self.gradient - self.forward)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A probe under its registry name, for n images, at its price."""
+
+    name: str
+    probe: Probe
+    n: int
+    effort: Effort
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What came out: the answers by the names of their questions, and what contradicts itself, which comes first.
+
+    Args:
+        folder: where all of it is written.
+        answers: name -> answer; those that the folder held before are among them.
+        breaches: a sentence for each contradiction.
+        cases: a file for each image, the most fragile first (see `holdfast.explain.case_file`).
+    """
+
+    folder: Path
+    answers: Mapping[str, Found]
+    breaches: tuple[str, ...]
+    cases: tuple[dict[str, Any], ...]
+
+
+def measured(case: Case, *, images: int = 32, repeats: int = 3) -> Speed:
+    """How fast the model is here: the best of a few goes, so that a busy machine does not lengthen it."""
+    net = case.nets[0]
+    x = case.batch(net, subset(case.source, min(images, case.n), case.seed)).x
+    forward, gradient = [], []
+    with frozen(net.model.module):
+        net.logits(x)
+        for _ in range(repeats):
+            began = time.perf_counter()
+            net.logits(x)
+            forward.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            point = x.clone().requires_grad_()
+            torch.autograd.grad(net.model(point).sum(), point)
+            gradient.append(time.perf_counter() - began)
+    return Speed(min(forward) / len(x), min(gradient) / len(x))
+
+
+def planned(
+    case: Case, probes: Mapping[str, Probe], speed: Speed, *, budget: float | None = None
+) -> tuple[Question, ...]:
+    """The questions with their numbers of images: each its own default, or what fits into ``budget`` seconds together.
+
+    A probe is never asked for fewer images than it needs, so that a small budget may be exceeded.
+
+    Raises:
+        BadValue: there are fewer images than a probe needs.
+    """
+    for name, probe in probes.items():
+        if case.n < probe.least:
+            raise BadValue(
+                f"{name} needs at least {probe.least} images, and there are {case.n}",
+                hint="raise --limit, or leave it out",
+            )
+
+    def questions(share: float) -> tuple[Question, ...]:
+        found = []
+        for name, probe in probes.items():
+            n = min(case.n, max(probe.least, int(share * probe.images)))
+            found.append(Question(name, probe, n, probe.effort(case, n)))
+        return tuple(found)
+
+    if budget is None:
+        return questions(1.0)
+    for part in range(SHARES, 0, -1):
+        asked = questions(part / SHARES)
+        if sum(speed.seconds(each.effort) for each in asked) <= budget:
+            return asked
+    return questions(1 / SHARES)
+
+
+def run(
+    case: Case, questions: Sequence[Question], out: Path, *, command: str, step: Step = lambda *_: None
+) -> Explanation:
+    """Asks what is not yet answered in the folder, writes each answer as it comes, and checks them all together.
+
+    Raises:
+        PlanMismatch: the folder is about other nets or images.
+        StorageError: it cannot be written.
+        BadFile: an answer in it is damaged.
+    """
+    store.opened(out, store.described(case, command))
+    before = store.answered(out)
+    with ExitStack() as stack:
+        for net in case.nets:
+            stack.enter_context(frozen(net.model.module))
+        for question in questions:
+            asked = replace(case, source=subset(case.source, question.n, case.seed))
+            settings = _plain(asdict(question.probe))
+            ids = tuple(int(one) for one in asked.source.ids)
+            if question.name in before:
+                old = before[question.name][0]
+                if (old.settings, old.ids) == (settings, ids):
+                    continue
+            began = time.perf_counter()
+            found = question.probe.ask(asked, step)
+            answer = store.Answer(
+                probe=question.name,
+                question=question.probe.question,
+                settings=settings,
+                ids=ids,
+                forwards=question.effort.forwards,
+                gradients=question.effort.gradients,
+                seconds=time.perf_counter() - began,
+                found=store.packed(found),
+            )
+            store.save(out, answer, found, question.probe.draw(found))
+            before[question.name] = answer, found
+    answers = {name: found for name, (_, found) in before.items()}
+    cases = case_files(case, {name: (answer.ids, found) for name, (answer, found) in before.items()})
+    store.save_cases(out, cases, case.source)
+    return Explanation(out, answers, contradictions(answers.values()), cases)
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON gives them back: tuples are lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,210 @@
+"""An explanation on the disk: ``explain.json``, and a folder for each question with its answer, arrays, tables, figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy
+import numpy as np
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from holdfast import __version__
+from holdfast.data.source import Source, unit_images
+from holdfast.experiments.write import comma_separated
+from holdfast.explain.case import Case
+from holdfast.explain.found import Figure, Found
+from holdfast.foundation.errors import BadFile, PlanMismatch
+from holdfast.records.files import storing, write_atomic
+from holdfast.records.part import read_document
+from holdfast.records.schema import Frozen, ModelInfo
+from holdfast.report.charts import save_png, svg
+
+INFO, ANSWER, ARRAYS, CASES, PICTURES = "explain.json", "answer.json", "arrays.npz", "cases.jsonl", "cases.npz"
+PICTURED = 24
+"""How many of the case files have their image beside them."""
+
+
+class NetInfo(Frozen):
+    """A net and what it is there for."""
+
+    name: str
+    role: str
+    model: ModelInfo
+
+
+class Images(Frozen):
+    """Which images: their name, how many there are, and the fingerprint of all of them."""
+
+    name: str
+    n: int
+    fingerprint: str
+
+
+class ExplainInfo(Frozen):
+    """What was asked about; the questions and answers stand in the folders beside it."""
+
+    schema_version: int = 1
+    created: str
+    command: str
+    nets: tuple[NetInfo, ...]
+    images: Images
+    known: Images | None
+    threat: str
+    eps: float
+    seed: int
+    confidence: float
+    versions: dict[str, str]
+
+
+class Answer(Frozen):
+    """What a question was answered with; the arrays stand in ``arrays.npz``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    schema_version: int = 1
+    probe: str
+    question: str
+    settings: dict[str, Any]
+    ids: tuple[int, ...]
+    forwards: int
+    gradients: int
+    seconds: float
+    found: dict[str, Any]
+
+
+_FOUND = TypeAdapter(Found)
+_IDENTITY = ("nets", "images", "known", "threat", "eps", "seed", "confidence")
+
+
+def described(case: Case, command: str) -> ExplainInfo:
+    """What ``explain.json`` says of a case."""
+
+    def images(source: Any) -> Images:
+        return Images(name=source.name, n=len(source), fingerprint=source.fingerprint())
+
+    return ExplainInfo(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=command,
+        nets=tuple(NetInfo(name=net.name, role=net.role, model=net.model.info()) for net in case.nets),
+        images=images(case.source),
+        known=images(case.known) if case.known is not None else None,
+        threat=case.threat.name,
+        eps=case.threat.eps,
+        seed=case.seed,
+        confidence=case.confidence,
+        versions={
+            "holdfast": __version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def opened(out: Path, info: ExplainInfo) -> None:
+    """Makes the folder of an explanation, or makes sure that it is about the same nets and images.
+
+    Raises:
+        PlanMismatch: it is about something else.
+        StorageError: it cannot be written.
+    """
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    path = out / INFO
+    if not path.exists():
+        write_atomic(path, [info.model_dump_json(indent=2).encode()])
+        return
+    old = read_document(path, ExplainInfo)
+    for field in _IDENTITY:
+        if _compared(old, field) != _compared(info, field):
+            raise PlanMismatch(
+                f"{out} holds an explanation with another {field}: {json.dumps(_compared(old, field))[:160]}",
+                hint="give a new folder with --out, or ask about the same to go on",
+            )
+
+
+def read_info(out: Path) -> ExplainInfo:
+    """What an explanation is about. Raises BadFile."""
+    return read_document(out / INFO, ExplainInfo)
+
+
+def save(out: Path, answer: Answer, found: Found, figures: Sequence[Figure]) -> None:
+    """Writes an answer; ``answer.json`` comes last and says that all is there. Raises StorageError."""
+    folder = out / answer.probe
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    np.savez_compressed(file, **found.arrays)  # pyrefly: ignore[bad-argument-type]
+    write_atomic(folder / ARRAYS, [file.getvalue()])
+    for place, table in enumerate(found.tables):
+        name = "table.csv" if len(found.tables) == 1 else f"table_{place + 1}.csv"
+        write_atomic(folder / name, [comma_separated(table).encode()])
+    for figure in figures:
+        write_atomic(folder / f"{figure.name}.svg", [svg(figure.chart).encode()])
+        with storing(folder):
+            save_png(figure.chart, folder / f"{figure.name}.png")
+    write_atomic(folder / ANSWER, [answer.model_dump_json(indent=2).encode()])
+
+
+def packed(found: Found) -> dict[str, Any]:
+    """All but the arrays, as plain data."""
+    return _FOUND.dump_python(found, mode="json", exclude={"arrays"})
+
+
+def save_cases(out: Path, files: Sequence[dict[str, Any]], source: Source) -> None:
+    """Writes the case files, a line each, and the images of the first of them. Raises StorageError."""
+    first = np.array(sorted(each["id"] for each in files[:PICTURED]), dtype=np.int64)
+    file = io.BytesIO()
+    np.savez_compressed(file, ids=first, images=unit_images(source.take(first).images).astype(np.float32))
+    write_atomic(out / PICTURES, [file.getvalue()])
+    write_atomic(out / CASES, [(json.dumps(each, allow_nan=False) + "\n").encode() for each in files])
+
+
+def cases(out: Path) -> list[dict[str, Any]]:
+    """The case files of an explanation. Raises BadFile."""
+    try:
+        return [json.loads(line) for line in (out / CASES).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{out / CASES} cannot be read: {error}", hint="run the same explanation again") from None
+
+
+def case_images(out: Path) -> dict[int, np.ndarray]:
+    """Sample id -> image (C, H, W) in [0, 1], of the first case files. Raises BadFile."""
+    found = _arrays(out / PICTURES)
+    return dict(zip(found["ids"].tolist(), found["images"]))
+
+
+def answered(out: Path) -> dict[str, tuple[Answer, Found]]:
+    """The answers in a folder, by the names of their questions. Raises BadFile where one is damaged."""
+    return {path.parent.name: _read(path) for path in sorted(out.glob(f"*/{ANSWER}"))}
+
+
+def _read(path: Path) -> tuple[Answer, Found]:
+    answer = read_document(path, Answer)
+    try:
+        return answer, _FOUND.validate_python({**answer.found, "arrays": _arrays(path.with_name(ARRAYS))})
+    except ValidationError as error:
+        raise BadFile(f"{path} cannot be read: {error}", hint="delete that folder and ask again") from None
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, BadZipFile) as error:
+        raise BadFile(f"{path} cannot be read: {error}", hint=f"delete {path.parent} and ask again") from None
+
+
+def _compared(info: ExplainInfo, field: str) -> Any:
+    value = info.model_dump(mode="json")[field]
+    if field == "nets":
+        return [[each["name"], each["role"], each["model"]["fingerprint"]] for each in value]
+    return value["fingerprint"] if isinstance(value, dict) else value

@@ -1,0 +1,90 @@
+"""A page, or a part of one, about an explanation: what is read for it, and what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from holdfast.experiments.configure import validated
+from holdfast.experiments.outcome import head, shown
+from holdfast.explain.contradictions import contradictions
+from holdfast.explain.found import Figure, Found, Table
+from holdfast.explain.store import CASES, Answer, ExplainInfo, answered, case_images, cases, read_info
+from holdfast.foundation import registry
+from holdfast.records.files import storing, write_atomic
+from holdfast.report.charts import svg
+from holdfast.report.page import environment, style
+from holdfast.report.pictures import data_uri
+
+WIDE = 6
+"""Columns of a table from which on it is laid on its side, if it has fewer rows."""
+OPEN = 12
+"""Case files that a page shows without unfolding."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A question with its answer and its drawings."""
+
+    answer: Answer
+    found: Found
+    figures: Sequence[tuple[Figure, Markup]]
+    red: bool
+
+    def laid(self, table: Table) -> list[list[str]]:
+        """A table in words, headings first; a wide one on its side, so that its nets stand beside one another."""
+        rows = [[head(column, cell) for column, cell in zip(table.columns, table.rows[-1])]]
+        rows += [[shown(column, cell) for column, cell in zip(table.columns, row)] for row in table.rows]
+        return [list(row) for row in zip(*rows)] if len(table.columns) > max(WIDE, len(rows)) else rows
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A whole explanation, as a page takes it."""
+
+    info: ExplainInfo
+    panels: Sequence[Panel]
+    breaches: tuple[str, ...]
+    cases: Sequence[Mapping[str, Any]]
+    pictures: Mapping[int, str]
+
+    @property
+    def net(self) -> str:
+        """What the model is called."""
+        return self.info.nets[0].name
+
+
+def has_explanation(folder: Path) -> bool:
+    """Whether there is an explanation in the folder, with a case file, which is written last."""
+    return (folder / CASES).exists()
+
+
+def read_explanation(folder: Path) -> Explained:
+    """The explanation in ``folder``, its figures drawn again from what was found. Raises BadFile."""
+    panels, found = [], []
+    for name, (answer, each) in answered(folder).items():
+        probe = validated(registry.load("probe", name), answer.settings, name)
+        figures = [(figure, Markup(svg(figure.chart))) for figure in probe.draw(each)]
+        panels.append(Panel(answer, each, figures, bool(contradictions([each]))))
+        found.append(each)
+    pictures = {one: data_uri(image) for one, image in case_images(folder).items()}
+    return Explained(read_info(folder), panels, contradictions(found), cases(folder), pictures)
+
+
+def write_explanation(folder: Path) -> Path:
+    """Writes ``report.html`` into the folder of an explanation: one file, which loads nothing and runs no script.
+
+    Raises:
+        BadFile: the explanation is damaged.
+        StorageError: it cannot be written.
+    """
+    page = folder / "report.html"
+    explained = read_explanation(folder)
+    text = environment().get_template("explained_page.html").render(explained=explained, style=style(), open=OPEN)
+    with storing(page):
+        write_atomic(page, [text.encode("utf-8", errors="replace")])
+    return page
