@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from holdfast.audit.corrupted.api import audit_corruptions as audit_corruptions
     from holdfast.audit.defended.api import DefenceAudit as DefenceAudit
     from holdfast.audit.defended.api import audit_defence as audit_defence
+    from holdfast.audit.detected.api import DetectorAudit as DetectorAudit
+    from holdfast.audit.detected.api import audit_detectors as audit_detectors
     from holdfast.audit.perturbed.api import audit_perturbations as audit_perturbations
     from holdfast.audit.plan import Plan as Plan
     from holdfast.audit.plan import Stage as Stage
+    from holdfast.explain.api import explain as explain
     from holdfast.foundation.errors import HoldfastError as HoldfastError
     from holdfast.threats.l0 import L0 as L0
     from holdfast.threats.l1 import L1 as L1
@@ -37,6 +40,7 @@ _PUBLIC = {
     "Backward": "holdfast.ascent.backward",
     "CorruptionAudit": "holdfast.audit.corrupted.api",
     "DefenceAudit": "holdfast.audit.defended.api",
+    "DetectorAudit": "holdfast.audit.detected.api",
     "HoldfastError": "holdfast.foundation.errors",
     "L0": "holdfast.threats.l0",
     "L1": "holdfast.threats.l1",
@@ -50,18 +54,20 @@ _PUBLIC = {
     "Threat": "holdfast.threats.threat",
     "audit_corruptions": "holdfast.audit.corrupted.api",
     "audit_defence": "holdfast.audit.defended.api",
+    "audit_detectors": "holdfast.audit.detected.api",
     "audit_perturbations": "holdfast.audit.perturbed.api",
 }
 
-__all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "CorruptionAudit", "DefenceAudit", "HoldfastError", "Linf"]
+__all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "CorruptionAudit", "DefenceAudit"]
+__all__ += ["DetectorAudit", "HoldfastError", "Linf"]
 __all__ += ["Patch", "Perturbed", "Plan", "Spatial", "Stage", "Threat", "__version__", "attacks", "audit"]
-__all__ += ["audit_corruptions", "audit_defence", "audit_perturbations"]
+__all__ += ["audit_corruptions", "audit_defence", "audit_detectors", "audit_perturbations", "explain"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(import_module(_PUBLIC[name]), name)
-    elif name in ("attacks", "audit"):  # packages; the second can be called
+    elif name in ("attacks", "audit", "explain"):  # packages; the last two can be called
         value = import_module(f"holdfast.{name}")
     else:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")

@@ -300,3 +300,32 @@ def test_a_page_is_drawn_from_the_files_alone(tmp_path):
     run(case(), questions, tmp_path, command="x")
     first = write_explanation(tmp_path).read_bytes()
     assert first == write_explanation(Path(tmp_path)).read_bytes() and b"<svg" in first and b"Case files" in first
+
+
+def test_questions_from_python():
+    import holdfast
+
+    images, labels = case().batch(case().nets[0])[:2]
+    found = holdfast.explain(
+        Linear(),
+        (images, labels),
+        threat=Linf(0.2),
+        probes=[Restarts(num=2, steps=2, images=4)],
+        against={"steep": Linear(80.0)},
+    )
+    assert [*found.answers] == ["restarts"] and found.folder is None and not found.breaches
+    assert [row[0] for row in found.answers["restarts"].tables[0].rows] == [
+        "model",
+        "steep",
+    ]  # no fresh weights: no control
+    assert len(found.figures("restarts")) == 2 and "<svg" in found._repr_html_()
+    kept = holdfast.explain(
+        "net:small_cnn", "digits", threat=Linf(0.1), probes=[Restarts(num=1, steps=1, images=2)], limit=4
+    )
+    assert [row[0] for row in kept.answers["restarts"].tables[0].rows] == ["model", "untrained"]
+
+
+def test_a_probe_may_refuse_a_case(monkeypatch):
+    monkeypatch.setattr(Counting, "refuses", lambda self, case: "there are no known images: give --train")
+    with pytest.raises(BadValue, match="counting cannot be asked: there are no known images"):
+        planned(case(), {"counting": Counting()}, Speed(1.0, 1.0))

@@ -5,21 +5,33 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
 
 from holdfast.cli.report import write_report
 from holdfast.cli.terminal import terminal
-from holdfast.cli.watch import clock, watching
+from holdfast.cli.watch import clock, watching, watching_counts
 from holdfast.foundation import units
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from holdfast.data.source import Source
+    from holdfast.models.model import Model
+    from holdfast.threats.threat import Threat
 
 EPS = 0.15
 CURVE = (0.05, 0.1, 0.2)
 
 
-def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False) -> int:
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    explain: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
+) -> int:
     """Tell the whole story on handwritten digits: a standard and a robust net, both audited, one report.
 
     holdfast demo --out runs/demo
@@ -28,6 +40,8 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
     ----------
     out
         The folder for the two nets, their two runs and the page.
+    explain
+        Ask all questions of holdfast explain about the robust net, too, beside the standard one; they join the page.
     quiet
         Show no progress.
     """
@@ -57,13 +71,14 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
     if not quiet:
         progress.print(f"handwritten digits: {len(train):,} images to learn from, {len(test):,} to be tested on")
     plan = plans.named("fast", threat)
-    summaries = {}
+    summaries, models = {}, {}
     for name, recipe in recipes.items():
         weights = out / f"{name}.safetensors"
         note = trained("small_cnn", train, recipe, weights)
         if not quiet:
             progress.print(f"{name} net: {note}", markup=False)
         model = load_model("net:small_cnn", weights=weights, shape=test.shape)
+        models[name] = model
         info = describe(
             model,
             test,
@@ -79,6 +94,10 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
         with watching(progress, label=f"{name} net, ", quiet=quiet) as watch:
             summaries[name] = run(model, test, info, out / name, threat=threat, plan=plan, watch=watch)
         write_report([out / name], out / name / "report.html")
+    if explain:
+        from holdfast.report.page import EXPLAIN
+
+        _why(out / "robust" / EXPLAIN, models, train, test, threat, progress, quiet=quiet)
     page = write_report([out / name for name in recipes], out / "report.html")
     table = Table(
         "", "clean", *(f"eps {units.show(p.eps)}" for p in summaries["robust"].curve), box=None, pad_edge=False
@@ -92,3 +111,20 @@ def demo(*, out: Path = Path("runs/demo"), quiet: Annotated[bool, Parameter(nega
     console.print(table)
     console.print(f"report: {page.resolve()} ({clock(time.monotonic() - began)})", markup=False)
     return 0
+
+
+def _why(
+    out: Path, models: dict[str, Model], train: Source, test: Source, threat: Threat, console: Console, *, quiet: bool
+) -> None:
+    """All questions about the robust net, beside the standard one and the control."""
+    from holdfast.explain.api import chosen
+    from holdfast.explain.case import Case, Net
+    from holdfast.explain.controls import untrained
+    from holdfast.explain.run import measured, planned, run
+
+    nets = [Net("robust", models["robust"]), Net("standard", models["standard"], "twin")]
+    control = untrained(models["robust"])
+    case = Case((*nets, *([control] if control else [])), test, threat, train)
+    questions = planned(case, chosen(None, case), measured(case))
+    with watching_counts(console, "searches", quiet=quiet) as watch:
+        run(case, questions, out, command="holdfast demo --explain", step=watch or (lambda *step: None))

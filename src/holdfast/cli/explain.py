@@ -103,6 +103,11 @@ def explain(
     control = untrained(model, seed=config.seed)
     case = Case((*nets, *([control] if control else [])), source, within, learned, config.seed)
     speed = running.measured(case)
+    if probe is None:
+        for name, reason in {name: each.refuses(case) for name, each in probes.items()}.items():
+            if reason:
+                del probes[name]
+                progress.print(f"not asked: {name}, {reason}", markup=False)
     questions = running.planned(case, probes, speed, budget=seconds)
     if not quiet or plan_only:
         _show_plan(progress, questions, speed, case)

@@ -16,7 +16,7 @@ def report(*runs: Path, out: Path | None = None) -> int:
     Parameters
     ----------
     runs
-        Folders that audits wrote.
+        Folders that audits wrote (answers in their explain/ join the page), or one that holdfast explain wrote.
     out
         The page; report.html in the folder of a single run unless given.
     """
@@ -26,6 +26,12 @@ def report(*runs: Path, out: Path | None = None) -> int:
         raise BadValue("no run is given", hint="name one or more folders that audits wrote")
     if out is None and len(runs) > 1:
         raise BadValue("several runs need a place for their page", hint="give --out page.html")
+    if len(runs) == 1 and out is None and (runs[0] / "explain.json").exists():
+        from holdfast.report.explained import write_explanation
+
+        page = write_explanation(runs[0])
+        terminal().print(f"report: {page}", markup=False)
+        return 0
     page = write_report(runs, out or runs[0] / "report.html")
     terminal().print(f"report: {page}", markup=False)
     return 0

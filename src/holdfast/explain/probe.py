@@ -36,6 +36,10 @@ class Probe(ABC):
 
     images: int = 100
 
+    def refuses(self, case: Case) -> str:
+        """Why the question cannot be asked of this case, and what would help; empty where it can."""
+        return ""
+
     @abstractmethod
     def effort(self, case: Case, n: int) -> Effort:
         """What ``ask`` takes for n images, about; known before anything runs."""

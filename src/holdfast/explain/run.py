@@ -13,12 +13,14 @@ import torch
 
 from holdfast.ascent.frozen import frozen
 from holdfast.data.source import subset
+from holdfast.experiments.configure import validated
 from holdfast.explain import store
 from holdfast.explain.case import Case
 from holdfast.explain.case_file import case_files
 from holdfast.explain.contradictions import contradictions
-from holdfast.explain.found import Found
+from holdfast.explain.found import Figure, Found
 from holdfast.explain.probe import Effort, Probe, Step
+from holdfast.foundation import registry
 from holdfast.foundation.errors import BadValue
 
 SHARES = 64
@@ -52,16 +54,27 @@ class Explanation:
     """What came out: the answers by the names of their questions, and what contradicts itself, which comes first.
 
     Args:
-        folder: where all of it is written.
-        answers: name -> answer; those that the folder held before are among them.
+        probes, answers: by the names of the questions; those that the folder held before are among them.
         breaches: a sentence for each contradiction.
         cases: a file for each image, the most fragile first (see `holdfast.explain.case_file`).
+        folder: where all of it is written; None if nothing was to be left behind.
     """
 
-    folder: Path
+    probes: Mapping[str, Probe]
     answers: Mapping[str, Found]
     breaches: tuple[str, ...]
     cases: tuple[dict[str, Any], ...]
+    folder: Path | None
+
+    def figures(self, name: str) -> tuple[Figure, ...]:
+        """The figures of an answer."""
+        return self.probes[name].draw(self.answers[name])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page without its frame."""
+        from holdfast.report.explained import piece
+
+        return piece(self)
 
 
 def measured(case: Case, *, images: int = 32, repeats: int = 3) -> Speed:
@@ -90,9 +103,11 @@ def planned(
     A probe is never asked for fewer images than it needs, so that a small budget may be exceeded.
 
     Raises:
-        BadValue: there are fewer images than a probe needs.
+        BadValue: a probe refuses the case, or there are fewer images than it needs.
     """
     for name, probe in probes.items():
+        if reason := probe.refuses(case):
+            raise BadValue(f"{name} cannot be asked: {reason}", hint="or leave this question out")
         if case.n < probe.least:
             raise BadValue(
                 f"{name} needs at least {probe.least} images, and there are {case.n}",
@@ -153,9 +168,12 @@ def run(
             store.save(out, answer, found, question.probe.draw(found))
             before[question.name] = answer, found
     answers = {name: found for name, (_, found) in before.items()}
+    probes = {
+        name: validated(registry.load("probe", name), answer.settings, name) for name, (answer, _) in before.items()
+    }
     cases = case_files(case, {name: (answer.ids, found) for name, (answer, found) in before.items()})
     store.save_cases(out, cases, case.source)
-    return Explanation(out, answers, contradictions(answers.values()), cases)
+    return Explanation(probes, answers, contradictions(answers.values()), cases, out)
 
 
 def _plain(value: Any) -> Any:

@@ -13,24 +13,25 @@ from holdfast.experiments.configure import validated
 from holdfast.experiments.outcome import head, shown
 from holdfast.explain.contradictions import contradictions
 from holdfast.explain.found import Figure, Found, Table
-from holdfast.explain.store import CASES, Answer, ExplainInfo, answered, case_images, cases, read_info
+from holdfast.explain.probe import Probe
+from holdfast.explain.run import Explanation
+from holdfast.explain.store import CASES, ExplainInfo, answered, case_images, cases, read_info
 from holdfast.foundation import registry
 from holdfast.records.files import storing, write_atomic
 from holdfast.report.charts import svg
-from holdfast.report.page import environment, style
+from holdfast.report.page import OPEN, environment, style
 from holdfast.report.pictures import data_uri
 
 WIDE = 6
 """Columns of a table from which on it is laid on its side, if it has fewer rows."""
-OPEN = 12
-"""Case files that a page shows without unfolding."""
 
 
 @dataclass(frozen=True)
 class Panel:
     """A question with its answer and its drawings."""
 
-    answer: Answer
+    name: str
+    question: str
     found: Found
     figures: Sequence[tuple[Figure, Markup]]
     red: bool
@@ -44,18 +45,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Explained:
-    """A whole explanation, as a page takes it."""
+    """A whole explanation, as a page takes it: ``net`` is what the model is called, ``info`` what a folder says."""
 
-    info: ExplainInfo
+    net: str
+    info: ExplainInfo | None
     panels: Sequence[Panel]
     breaches: tuple[str, ...]
     cases: Sequence[Mapping[str, Any]]
     pictures: Mapping[int, str]
-
-    @property
-    def net(self) -> str:
-        """What the model is called."""
-        return self.info.nets[0].name
 
 
 def has_explanation(folder: Path) -> bool:
@@ -68,11 +65,19 @@ def read_explanation(folder: Path) -> Explained:
     panels, found = [], []
     for name, (answer, each) in answered(folder).items():
         probe = validated(registry.load("probe", name), answer.settings, name)
-        figures = [(figure, Markup(svg(figure.chart))) for figure in probe.draw(each)]
-        panels.append(Panel(answer, each, figures, bool(contradictions([each]))))
+        panels.append(_panel(name, probe, each))
         found.append(each)
     pictures = {one: data_uri(image) for one, image in case_images(folder).items()}
-    return Explained(read_info(folder), panels, contradictions(found), cases(folder), pictures)
+    return Explained(
+        read_info(folder).nets[0].name, read_info(folder), panels, contradictions(found), cases(folder), pictures
+    )
+
+
+def piece(explanation: Explanation) -> str:
+    """An explanation as a piece of a page, with the page's style but without its frame."""
+    panels = [_panel(name, probe, explanation.answers[name]) for name, probe in explanation.probes.items()]
+    explained = Explained("the model", None, panels, explanation.breaches, explanation.cases, {})
+    return environment().get_template("explained.html").render(explained=explained, open=OPEN)
 
 
 def write_explanation(folder: Path) -> Path:
@@ -88,3 +93,8 @@ def write_explanation(folder: Path) -> Path:
     with storing(page):
         write_atomic(page, [text.encode("utf-8", errors="replace")])
     return page
+
+
+def _panel(name: str, probe: Probe, found: Found) -> Panel:
+    figures = [(figure, Markup(svg(figure.chart))) for figure in probe.draw(found)]  # Vega escapes its texts
+    return Panel(name, probe.question, found, figures, bool(contradictions([found])))

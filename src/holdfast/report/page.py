@@ -31,6 +31,11 @@ LONG = 20
 """With more classes than this the page shows the ``WEAKEST`` and folds the full table away."""
 WEAKEST = 10
 
+EXPLAIN = "explain"
+"""The folder of an explanation in that of a run."""
+OPEN = 12
+"""Case files that a page shows."""
+
 _HERE = Path(__file__).parent / "templates"
 _SEVERITY = {"error": 0, "warning": 1, "note": 2}
 
@@ -87,7 +92,9 @@ def render(folders: Sequence[Path], out: Path) -> Path:
     """
     if not folders:
         raise BadValue("no run folder is given", hint="give at least one folder that holdfast audit wrote")
-    text = environment().get_template("page.html").render(_context(_read([Path(folder) for folder in folders])))
+    subjects = _read([Path(folder) for folder in folders])
+    context = _context(subjects) | {"explained": _explained(folders), "open": OPEN}
+    text = environment().get_template("page.html").render(context)
     out = Path(out)
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +133,17 @@ def _read(folders: list[Path]) -> list[_Subject]:
             )
         )
     return subjects
+
+
+def _explained(folders: Sequence[Path]) -> Any:
+    """The explanation that lies beside the first of the runs that has one; None where none has."""
+    from holdfast.report.explained import (  # which makes pages of its own with this file
+        has_explanation,
+        read_explanation,
+    )
+
+    places = [Path(folder) / EXPLAIN for folder in folders]
+    return next((read_explanation(place) for place in places if has_explanation(place)), None)
 
 
 def style() -> Markup:

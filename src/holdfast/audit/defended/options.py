@@ -53,7 +53,7 @@ def built(name: str, options: Mapping[str, Any], *, pool: Pool | None = None) ->
         given = _mixup(given)
         given.pop(FALSE_ALARMS, None)
     try:
-        return _made(kind, {**given, **start}, name)
+        return made(kind, {**given, **start}, name)
     except HoldfastError:
         raise
     except (TypeError, ValueError) as error:  # what a foreign dataclass says of values of a wrong kind
@@ -86,7 +86,7 @@ def _fields(kind: Any) -> dict[str, Any]:
     return {one.name: one for one in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
 
 
-def _made(kind: Any, given: Mapping[str, Any], where: str) -> Any:
+def made(kind: Any, given: Mapping[str, Any], where: str) -> Any:
     """An instance of the dataclass from settings by dotted names."""
     fields, parts = _fields(kind), {}
     for label, value in given.items():
@@ -100,7 +100,7 @@ def _made(kind: Any, given: Mapping[str, Any], where: str) -> Any:
         inner = next((each for each in _types(get_type_hints(kind)[first]) if dataclasses.is_dataclass(each)), None)
         if inner is None:
             raise BadValue(f"{where} has no part {first!r} with settings of its own", hint=f"give {first}=VALUE")
-        values[first] = _made(inner, settings, f"{where}.{first}")
+        values[first] = made(inner, settings, f"{where}.{first}")
     return kind(**values)
 
 
