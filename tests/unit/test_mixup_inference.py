@@ -373,3 +373,36 @@ def test_any_number_of_classes_and_float32() -> None:
         module = SmallCNN(channels=3, size=8, classes=classes).eval()
         found = MixupInference(pool, Average(0.5, 5), Average(0.5, 7), tau=0.0).wrap(module)(images(3).float())
         assert found.shape == (3, classes) and found.dtype == torch.float32 and bool(torch.isfinite(found).all())
+
+
+def foreign_pool(each: int = 4) -> Pool:
+    """Three classes that the model does not have."""
+    return Pool.of(images(3 * each, 11), torch.arange(3 * each) % 3, source="other:train", foreign=True)
+
+
+@pytest.mark.parametrize("sampling", ["independent", "stratified"])
+def test_partners_of_a_foreign_pool_are_of_all_its_classes(sampling: str) -> None:
+    pool, predicted = foreign_pool(), torch.tensor([0, 1, 2, 3] * 50)
+    places = partners.named(sampling)(pool, predicted, torch.arange(200), 12, others=True)
+    counts = torch.stack([torch.bincount(pool.labels[row], minlength=3) for row in places])
+    if sampling == "stratified":
+        assert (counts == 4).all()  # every class takes its turn, whatever was predicted
+        assert all(len(set(row.tolist())) == 12 for row in places)
+    else:
+        assert (counts.double().mean(0) - 4).abs().max() < 0.5
+
+
+def test_the_control_variate_of_a_foreign_pool_is_without_bias() -> None:
+    x, module = images(3, 2), net()
+    whole = MixupInference(foreign_pool(), ol=Average(0.5, 12)).wrap(module)  # all twelve partners, once
+    plain = MixupInference(foreign_pool(), ol=Average(0.5, 12), control_variate=False).wrap(module)
+    assert torch.allclose(whole(x), plain(x), atol=1e-6)
+    few = MixupInference(foreign_pool(), ol=Average(0.5, 3)).wrap(module)
+    mean = torch.stack([few.at(number)(x).exp() for number in range(150)]).mean(0)
+    assert torch.allclose(mean, plain(x).exp(), atol=3e-3)
+
+
+def test_a_foreign_pool_has_no_partners_of_the_predicted_class() -> None:
+    with pytest.raises(BadValue, match="it is foreign"):
+        MixupInference(foreign_pool(), pl=Average(0.5, 5))
+    assert foreign_pool() != Pool.of(images(12, 11), torch.arange(12) % 3, source="other:train")

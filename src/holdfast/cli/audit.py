@@ -18,6 +18,7 @@ from holdfast.cli.subject import Subject, load, question
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import watching, watching_conditions
 from holdfast.foundation import units
+from holdfast.foundation.errors import BadValue
 
 if TYPE_CHECKING:
     from holdfast.audit.config import AuditConfig
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from holdfast.threats.threat import Threat
 
 
-UNBELIEVED = 3
-"""The exit code of a run whose number is not to be believed."""
+BELOW, UNBELIEVED = 1, 3
+"""The exit codes of a run that misses what was asked of it, and of one whose number is not to be believed."""
 
 
 def audit(
@@ -83,6 +84,8 @@ def audit(
     quiet
         Show no progress.
     """
+    if guarded.max_oblivious_gap is not None and guarded.defence is None:
+        raise BadValue("max_oblivious_gap judges a defence, and none is given", hint="give --defence, or leave it out")
     config = subject.configured(
         {"threat": threat, "eps": eps, "plan": plan, "audited": audited, "curve": curve, "out": out, "slots": slots}
         | natural.given()
@@ -123,6 +126,13 @@ def audit(
         if guard:
             show_defended(console, guard)
         console.print(f"report: {page}", markup=False)
+    allowed_gap = guarded.max_oblivious_gap
+    if guard and allowed_gap is not None and 100 * guard.overstated.value > allowed_gap:
+        far = f"{100 * guard.overstated.value:.1f} points"
+        progress.print(
+            f"the oblivious attack overstates the defence by {far}; {allowed_gap:g} are allowed", markup=False
+        )
+        return BELOW
     warned = any(doubt.level == "warning" for each in found.values() if each for doubt in each.warnings)
     return UNBELIEVED if strict_checks and warned else 0
 

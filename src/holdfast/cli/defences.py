@@ -48,10 +48,15 @@ class Defended:
     """Fresh evaluations that score each image. Default 20."""
     tries: int | None = None
     """Of the accuracy "worst of so many". Default 5."""
+    max_oblivious_gap: float | None = None
+    """End with exit code 1 if the oblivious attack overstates the defence by more than so many points."""
 
     def given(self) -> dict[str, Any]:
         """The options that were given, under the names of the configuration."""
-        found = {key: value for key in self.__dataclass_fields__ if (value := getattr(self, key)) is not None}
+        fields = [
+            key for key in self.__dataclass_fields__ if key != "max_oblivious_gap"
+        ]  # judges a run, and is no part of it
+        found = {key: value for key in fields if (value := getattr(self, key)) is not None}
         if "defence_option" in found:
             from holdfast.audit.config import option
 
@@ -79,7 +84,7 @@ def defended(
         evaluations=config.evaluations,
         tries=config.tries,
     )
-    pool = pool_of(config.pool, config.pool_per_class, config.seed) if config.pool is not None else None
+    pool = None if config.pool is None else pool_of(config.pool, config.pool_per_class, config.seed, source)
     defence, note = built(config.defence, config.defence_options, pool=pool), ""
     if (rate := config.defence_options.get(FALSE_ALARMS)) is not None:
         whole = load_data(config.data, split=config.split)
@@ -94,8 +99,9 @@ def defended(
     return lambda watch: evaluate_defended(subject, info, config.folder, watch=watch)
 
 
-def pool_of(data: str, per_class: int, seed: int) -> Pool:
-    """A pool of the training part of that data, or of all of it where it has no such part."""
+def pool_of(data: str, per_class: int, seed: int, tested: Source) -> Pool:
+    """A pool of the training part of that data, or of all of it where it has no such part; foreign where its classes have
+    other names than those of the images under test."""
     from holdfast.audit.defended.options import pool_from
     from holdfast.data.load import load as load_data
     from holdfast.foundation.errors import BadValue, UnknownName
@@ -104,7 +110,7 @@ def pool_of(data: str, per_class: int, seed: int) -> Pool:
         source = load_data(data, split="train")
     except (UnknownName, BadValue):  # data without such a part, or a name that says which one already
         source = load_data(data)
-    return pool_from(source, per_class=per_class, seed=seed)
+    return pool_from(source, per_class=per_class, seed=seed, foreign=source.class_names != tested.class_names)
 
 
 def show_defended(console: Console, summary: DefendedSummary) -> None:

@@ -74,8 +74,8 @@ class Draws:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model says of the images of a pool: ``outputs`` (M, L), probabilities, and their mean over each class's own
-    images, ``own`` (L, L), and over the others' with every class counting alike, ``others`` (L, L)."""
+    """What a model says of the images of a pool: ``outputs`` (M, L), probabilities, and their mean over each of its P
+    classes' own images, ``own`` (P, L), and over the others' with every class counting alike, ``others`` (L, L)."""
 
     outputs: Tensor
     own: Tensor
@@ -85,6 +85,8 @@ class Seen:
     def of(cls, outputs: Tensor, pool: Pool) -> Seen:
         sums = outputs.new_zeros(len(pool.counts), outputs.shape[1]).index_add(0, pool.labels, outputs)
         own = sums / pool.counts[:, None]
+        if pool.foreign:
+            return cls(outputs, own, own.mean(0).expand(outputs.shape[1], -1))
         return cls(outputs, own, (own.sum(0) - own) / (len(own) - 1))
 
 

@@ -43,7 +43,7 @@ class MixupInference:
     gain (Tramer et al., NeurIPS 2020, section 14). Report it with its openings.
 
     Args:
-        pool: the clean images. It must have the model's classes.
+        pool: the clean images. It must have the model's classes, or be a foreign one, which has partners for ``ol`` alone.
         pl, ol: the averages; None leaves one out. The authors' Combined has ``Average(0.5, 5)`` and ``Average(0.4, 15)``.
         tau: Combined only: the fall of confidence that counts as an attack; the authors' 0.2 flags a tenth of the clean
             images of some models. Set it by `holdfast.foundation.calibration.threshold`.
@@ -72,6 +72,11 @@ class MixupInference:
     def __post_init__(self) -> None:
         if self.pl is None and self.ol is None:
             raise BadValue("pl and ol are both None", hint="give one of them for MI-PL or MI-OL, both for MI-Combined")
+        if self.pl is not None and self.pool.foreign:
+            raise BadValue(
+                f"pl wants partners of the predicted class, and the pool of {self.pool.source} has none: it is foreign",
+                hint="give a pool of the model's training data, or ol alone",
+            )
         if self.on_clean not in ("pl", "base"):
             raise BadValue(f"on_clean is {self.on_clean!r}", hint='give "pl" or "base"')
         if math.isnan(self.tau):
@@ -164,15 +169,16 @@ class MixedUp(nn.Module):
         pool = defence.pool.to(like.device)
         few = pool.take(torch.arange(min(32, len(pool.images)), device=like.device), like.dtype)
         try:
-            shape, classes = tuple(core(few[:1]).shape), len(pool.counts)
+            shape = tuple(core(few[:1]).shape)
         except Exception as error:  # whatever a foreign forward raises
             raise BadModel(
                 f"the model cannot be asked about the pool: {type(error).__name__}: {error}",
                 hint=f"its images are {tuple(few.shape[1:])}: take them from the model's own training data",
             ) from error
+        classes = shape[-1] if pool.foreign and len(shape) == 2 else len(pool.counts)
         if shape != (1, classes) or classes < 2:
             raise BadModel(
-                f"the model returns {shape} for one image, and the pool has {classes} classes",
+                f"the model returns {shape} for one image, and the pool has {len(pool.counts)} classes",
                 hint="take the pool from the model's own training data; at least two classes are needed",
             )
         quick = search_copy(core, few).module

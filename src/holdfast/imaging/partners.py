@@ -29,12 +29,13 @@ def independent(pool: Pool, predicted: Tensor, key: Tensor, num: int, *, others:
         predicted: the class that the model gives each image, (B,) int64.
         key: the source of each image's randomness, (B,) int64.
         num: how many draws.
-        others: the label is uniform over the L - 1 others; else it is the predicted class.
+        others: the label is uniform over the others (`Pool.others`); else it is the predicted class.
     """
     labels = predicted[:, None].expand(-1, num)
     if others:
-        labels = keys.integers(keys.fold(key, LABEL), (num,), len(pool.counts) - 1)
-        labels = labels + (labels >= predicted[:, None])
+        count, left_out = pool.others(predicted)
+        labels = keys.integers(keys.fold(key, LABEL), (num,), count)
+        labels = labels + (labels >= left_out[:, None])
     place = (keys.uniform(keys.fold(key, PLACE), (num,), dtype=torch.float64) * pool.counts[labels]).long()
     return (pool.counts.cumsum(0) - pool.counts)[labels] + place
 
@@ -49,9 +50,10 @@ def stratified(pool: Pool, predicted: Tensor, key: Tensor, num: int, *, others: 
     counts, most = pool.counts, int(pool.counts.max())
     labels = predicted[:, None]
     if others:
-        place = keys.uniform(keys.fold(key, LABEL), (len(counts),))
-        place.scatter_(1, labels, torch.inf)
-        labels = place.topk(min(num, len(counts) - 1), largest=False).indices
+        count, left_out = pool.others(predicted)
+        place = keys.uniform(keys.fold(key, LABEL), (count + 1,))
+        place.scatter_(1, left_out[:, None], torch.inf)
+        labels = place.topk(min(num, count), largest=False).indices
     slots = labels.shape[1]
     rounds = min(most, -(-num // slots))
     within = keys.fold(keys.fold(key, PLACE)[:, None], labels)

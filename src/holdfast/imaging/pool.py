@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ class Pool:
         source: what the images were taken from, for reports: "cifar10:train".
         fingerprint: 16 hexadecimal digits over the images and their classes.
         digests: of the contents of every image.
+        foreign: whether the classes are not those of the model: then every image is of another class than any that is
+            predicted.
     """
 
     images: Tensor
@@ -32,9 +34,19 @@ class Pool:
     source: str
     fingerprint: str
     digests: frozenset[bytes]
+    foreign: bool = False
 
     @classmethod
-    def of(cls, images: Any, labels: Any, *, source: str, per_class: int | None = None, seed: int = 0) -> Pool:
+    def of(
+        cls,
+        images: Any,
+        labels: Any,
+        *,
+        source: str,
+        per_class: int | None = None,
+        seed: int = 0,
+        foreign: bool = False,
+    ) -> Pool:
         """A pool of ``per_class`` images of each class, drawn without replacement; of all of them unless given.
 
         Args:
@@ -44,6 +56,7 @@ class Pool:
             source: see above.
             per_class: at most so many; a class that has fewer gives all.
             seed: of the draw. A smaller pool of the same seed is a part of a larger one.
+            foreign: see above.
 
         Raises:
             BadData: images of another form, or a class without an image.
@@ -70,16 +83,21 @@ class Pool:
         digests = contents(x)
         total = hashlib.sha256(repr((counts.tolist(), str(x.dtype), tuple(x.shape))).encode())
         total.update(b"".join(digests))
-        return cls(x, counts, source, total.hexdigest()[:16], frozenset(digests))
+        return cls(x, counts, source, total.hexdigest()[:16], frozenset(digests), foreign)
 
     @property
     def labels(self) -> Tensor:
         """The class of every image, (M,) int64."""
         return torch.arange(len(self.counts), device=self.counts.device).repeat_interleave(self.counts)
 
+    def others(self, predicted: Tensor) -> tuple[int, Tensor]:
+        """How many labels there are besides the predicted one, and the label that each image (B,) leaves out."""
+        count = len(self.counts)
+        return (count, torch.full_like(predicted, count)) if self.foreign else (count - 1, predicted)
+
     def to(self, device: torch.device) -> Pool:
         """The same pool with its tensors there."""
-        return Pool(self.images.to(device), self.counts.to(device), self.source, self.fingerprint, self.digests)
+        return replace(self, images=self.images.to(device), counts=self.counts.to(device))
 
     def take(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """The images at these places, (*index.shape, C, H, W) floats in [0, 1]."""
@@ -102,15 +120,20 @@ class Pool:
             )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pool) and self.fingerprint == other.fingerprint and self.source == other.source
+        return isinstance(other, Pool) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash((self.fingerprint, self.source))
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, str, bool]:
+        return self.fingerprint, self.source, self.foreign
 
     def __repr__(self) -> str:
         counts = sorted(set(self.counts.tolist()))
         each = "-".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-        return f"Pool({self.source}, {len(self.counts)} classes, {each} images each, {self.fingerprint})"
+        kind = "foreign classes" if self.foreign else "classes"
+        return f"Pool({self.source}, {len(self.counts)} {kind}, {each} images each, {self.fingerprint})"
 
 
 def contents(images: Tensor) -> list[bytes]:

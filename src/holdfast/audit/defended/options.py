@@ -124,8 +124,11 @@ def _types(hint: Any) -> tuple[Any, ...]:
     return tuple(members) if members and getattr(hint, "__origin__", None) is not tuple else (hint,)
 
 
-def pool_from(source: Source, *, per_class: int, seed: int) -> Pool:
-    """A pool of ``per_class`` images of each class of the source, whose ids and labels are read once."""
+def pool_from(source: Source, *, per_class: int, seed: int, foreign: bool = False) -> Pool:
+    """A pool of ``per_class`` images of each class of the source, whose ids and labels are read once.
+
+    ``foreign``: whether these classes are not those of the model.
+    """
     ids = np.asarray(source.ids)
     labels = np.concatenate(
         [np.asarray(source.take(part).labels) for part in np.array_split(ids, -(-len(ids) // 2000))]
@@ -133,7 +136,7 @@ def pool_from(source: Source, *, per_class: int, seed: int) -> Pool:
     order = np.argsort(np.random.PCG64(seed).random_raw(len(ids)), kind="stable")
     chosen = np.sort(np.concatenate([order[labels[order] == label][:per_class] for label in np.unique(labels)]))
     batch = source.take(ids[chosen])
-    return Pool.of(batch.images, batch.labels, source=source.name)
+    return Pool.of(batch.images, batch.labels, source=source.name, foreign=foreign)
 
 
 def calibrated(defence: Any, model: Model, source: Source, tested: np.ndarray, rate: float) -> tuple[Any, Threshold]:
