@@ -4,10 +4,14 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: demo test check bench slow clean
+.PHONY: demo gallery test check bench slow clean
 
 demo: $(STAMP)  ## the whole story on handwritten digits: two nets, two audits, one report
 	$(BIN)/holdfast demo --out runs/demo
+
+gallery: $(STAMP)  ## the pictures of docs/explain.md
+	$(BIN)/holdfast demo --explain --out runs/demo
+	$(BIN)/python docs/gallery.py runs/demo/robust/explain docs/images/explain
 
 test: $(STAMP)  ## the default test suite, on every core
 	$(BIN)/python -m pytest -n auto

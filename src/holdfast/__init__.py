@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from holdfast.ascent.backward import Backward as Backward
     from holdfast.audit.api import Audit as Audit
     from holdfast.audit.api import audit as audit
+    from holdfast.audit.certified.api import SmoothingAudit as SmoothingAudit
+    from holdfast.audit.certified.api import audit_smoothing as audit_smoothing
     from holdfast.audit.corrupted.api import CorruptionAudit as CorruptionAudit
     from holdfast.audit.corrupted.api import audit_corruptions as audit_corruptions
     from holdfast.audit.defended.api import DefenceAudit as DefenceAudit
@@ -49,6 +51,7 @@ _PUBLIC = {
     "Patch": "holdfast.threats.patch",
     "Perturbed": "holdfast.ascent.attack",
     "Plan": "holdfast.audit.plan",
+    "SmoothingAudit": "holdfast.audit.certified.api",
     "Spatial": "holdfast.threats.spatial",
     "Stage": "holdfast.audit.plan",
     "Threat": "holdfast.threats.threat",
@@ -56,12 +59,25 @@ _PUBLIC = {
     "audit_defence": "holdfast.audit.defended.api",
     "audit_detectors": "holdfast.audit.detected.api",
     "audit_perturbations": "holdfast.audit.perturbed.api",
+    "audit_smoothing": "holdfast.audit.certified.api",
 }
 
 __all__ = ["L0", "L1", "L2", "Attack", "Audit", "Backward", "CorruptionAudit", "DefenceAudit"]
 __all__ += ["DetectorAudit", "HoldfastError", "Linf"]
-__all__ += ["Patch", "Perturbed", "Plan", "Spatial", "Stage", "Threat", "__version__", "attacks", "audit"]
-__all__ += ["audit_corruptions", "audit_defence", "audit_detectors", "audit_perturbations", "explain"]
+__all__ += [
+    "Patch",
+    "Perturbed",
+    "Plan",
+    "SmoothingAudit",
+    "Spatial",
+    "Stage",
+    "Threat",
+    "__version__",
+    "attacks",
+    "audit",
+]
+__all__ += ["audit_corruptions", "audit_defence", "audit_detectors", "audit_perturbations", "audit_smoothing"]
+__all__ += ["explain"]
 
 
 def __getattr__(name: str) -> Any:

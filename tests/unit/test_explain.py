@@ -279,7 +279,7 @@ def test_restarts_of_a_linear_model_agree_and_have_its_robust_accuracy():
     np.testing.assert_allclose(loss, np.broadcast_to(expected[:, None], loss.shape), rtol=1e-4)
     np.testing.assert_allclose(found.arrays["model/middle"], 1, rtol=1e-4)
     assert not contradictions([found])
-    assert "on 0 images some searches succeed" in found.sentences[0]
+    assert "on 0 of them some searches succeed" in found.sentences[0]
     for figure in Restarts().draw(found):
         assert figure.chart.to_dict()["config"]
 

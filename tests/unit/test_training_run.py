@@ -155,6 +155,11 @@ def test_recipes(tmp_path: Path) -> None:
     made = recipes.recipe("pgd", threat, {"epochs": 3, "lr": 0.01})
     assert (made.epochs, made.lr, made.objective) == (3, 0.01, Adversarial(PGD(steps=10)))
     assert recipes.recipe("standard", threat, {}).objective == Standard()
+    smoothed = recipes.recipe("smoothing", threat, {"options.sigma": 0.5}).objective
+    assert (smoothed.sigma, smoothed.share, smoothed.clip) == (0.5, 1.0, False)  # the file's own options stay
+    assert recipes.recipe("pgd", threat, {"attack.steps": 3}).objective.attack.steps == 3
+    with pytest.raises(UnknownName, match="sigmas"):
+        recipes.recipe("smoothing", threat, {"options.sigmas": 0.5})
     own = tmp_path / "own.toml"
     own.write_text('objective = "adversarial"\nepochs = 7\n[attack]\nname = "fgsm"\n')
     assert recipes.recipe(str(own), threat, {}).epochs == 7

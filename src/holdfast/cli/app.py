@@ -13,8 +13,10 @@ from rich.console import Console
 from holdfast import __version__
 from holdfast.cli.attack import attack
 from holdfast.cli.audit import audit
+from holdfast.cli.certify import certify
 from holdfast.cli.corrupt import corrupt
 from holdfast.cli.demo import demo
+from holdfast.cli.detect import detect
 from holdfast.cli.doctor import doctor
 from holdfast.cli.experiment import experiment
 from holdfast.cli.explain import explain
@@ -48,9 +50,23 @@ def run(arguments: Sequence[str]) -> int:
         console=terminal(),
         error_console=problems,
     )
-    for command in (demo, audit, train, experiment, attack, corrupt, verify, doctor, plan, report, theory):
+    for command in (
+        demo,
+        audit,
+        train,
+        experiment,
+        attack,
+        detect,
+        certify,
+        corrupt,
+        verify,
+        doctor,
+        plan,
+        report,
+        theory,
+        explain,
+    ):
         app.command(command)
-    app.command(explain)
     app.command(list_, name="list")
     try:
         return (

@@ -89,7 +89,7 @@ def train(
     eps
         The radius: 8/255, 0.5; as many as there are threats.
     set
-        A setting of the recipe, as key=value: epochs=30, lr=0.005, average=0.995. Repeat for more.
+        A setting of the recipe, as key=value: epochs=30, lr=0.005, options.sigma=0.5, attack.steps=10. Repeat for more.
     seed
         Of the weights, the order of the images and every draw.
     device

@@ -93,8 +93,8 @@ def certify(
         label = _selected(model, x, key, sigma, select)
         found = _votes(model, x, keys.fold(key, ESTIMATE), range(estimate), sigma)
     hits = found.gather(1, label[:, None])[:, 0]
-    radius = torch.tensor([radius_of(count, estimate, sigma=sigma, alpha=alpha) for count in hits.tolist()])
-    radius = radius.to(x.device, torch.float64)
+    radii = [radius_of(count, estimate, sigma=sigma, alpha=alpha) for count in hits.tolist()]
+    radius = torch.tensor(radii, dtype=torch.float64, device=x.device)  # float32 would round some up
     label = torch.where(radius.isnan(), ABSTAINS, label)
     return Certificates(label, radius.nan_to_num(0.0), hits, torch.full_like(hits, select + estimate))
 

@@ -214,7 +214,7 @@ class Restarts(Probe):
         one, half, last = (int(standing[:, count - 1].sum()) for count in (1, max(1, self.num // 2), self.num))
         fragile = int((wrong.any(1) & ~wrong.all(1)).sum())
         found = [
-            f"{name}: after one search {one} of {case.n} images are right, after {self.num} {last}; on {fragile} images "
+            f"{name}: after one search {one} of {case.n} images are right, after {self.num} {last}; on {fragile} of them "
             "some searches succeed and others do not."
         ]
         if half > last:

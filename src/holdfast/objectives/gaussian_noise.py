@@ -31,12 +31,15 @@ class GaussianNoise(Objective):
     Args:
         sigma: the standard deviation, in units of [0, 1]; the authors found 0.5 best on ImageNet.
         share: of the images, from 0 to 1.
+        clip: whether noisy images are clipped to [0, 1]. Smoothing does not clip (Cohen et al. 2019), so that nets which are
+            to be smoothed are trained without.
     """
 
     operations: ClassVar[tuple[str, ...]] = ("gaussian_noise",)
 
     sigma: float = 0.1
     share: float = 0.5
+    clip: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma <= 10:
@@ -47,7 +50,8 @@ class GaussianNoise(Objective):
     def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Examples:
         noisy = keys.uniform(keys.fold(batch.key, 0), (1, 1, 1)) < self.share
         noise = keys.box_muller(keys.fold(batch.key, 1), batch.x.shape[1:]).to(batch.x.dtype)
-        return batch._replace(x=(batch.x + self.sigma * noise).clamp_(0, 1).where(noisy, batch.x))
+        changed = batch.x + self.sigma * noise
+        return batch._replace(x=(changed.clamp_(0, 1) if self.clip else changed).where(noisy, batch.x))
 
     def terms(self, model: nn.Module, prepared: Examples) -> Terms:
         loss = F.cross_entropy(model(prepared.x), prepared.y)

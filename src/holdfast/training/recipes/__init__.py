@@ -33,7 +33,8 @@ def recipe(given: str, threat: Threat, overrides: Mapping[str, Any]) -> Recipe:
     Args:
         given: a name, or the path of a file that ends in ``.toml``.
         threat: the set to train against.
-        overrides: fields of `Recipe` that win over the file's.
+        overrides: what wins over the file's: fields of `Recipe`, ``objective``, and entries of its tables, ``options.sigma``
+            or ``attack.steps``.
 
     Raises:
         UnknownName: a recipe, objective, attack or key that does not exist, with the nearest names.
@@ -45,11 +46,14 @@ def recipe(given: str, threat: Threat, overrides: Mapping[str, Any]) -> Recipe:
     if not given.endswith(".toml") and given not in own:
         raise UnknownName.among("recipe", given, own)
     values = {key: value for key, value in read(path).items() if key not in WORDS}
+    overrides = _nested(overrides)
     known = {each.name for each in fields(Recipe)} - {"objective", "threat", "later"}
     for key in (*values, *overrides):
         if key not in known and key not in _TABLES:
             raise UnknownName.among(f"key of the recipe {given}", key, [*known, *_TABLES, *WORDS])
-    parts: dict[str, Any] = {key: values.pop(key) for key in ("objective", "options", "attack") if key in values}
+    parts: dict[str, Any] = {
+        key: _merged(values.pop(key, None), overrides.pop(key, None)) for key in ("objective", "options", "attack")
+    }
     objective, later = _objective(parts, threat), []
     for table in values.pop("later", []):
         start = table.get("from")
@@ -65,6 +69,15 @@ def recipe(given: str, threat: Threat, overrides: Mapping[str, Any]) -> Recipe:
         raise BadValue(
             f"the recipe {given} cannot be made: {error}", hint="give numbers where numbers are meant"
         ) from None
+
+
+def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"attack.steps": 3}`` as ``{"attack": {"steps": 3}}``."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        table, point, entry = key.partition(".")
+        found[table] = {**found.get(table, {}), entry: value} if point else value
+    return found
 
 
 def _merged(before: Any, table: Any) -> Any:
@@ -84,7 +97,7 @@ def _objective(parts: Mapping[str, Any], threat: Threat) -> Objective:
         options["attack"] = _made(registry.load("attack", str(table.pop("name", "pgd"))), table)
         for part in sets(threat):
             options["attack"].check(part)
-    return _made(registry.load("objective", str(parts.get("objective", "standard"))), options)
+    return _made(registry.load("objective", str(parts.get("objective") or "standard")), options)
 
 
 def _made(kind: Any, options: dict[str, Any]) -> Any:
