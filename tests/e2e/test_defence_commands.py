@@ -1,4 +1,4 @@
-"""`holdfast audit --defence` and `holdfast explain mixup`, as a user types them."""
+"""`holdfast audit --defence` and `holdfast explain --probe mixup`, as a user types them."""
 
 from __future__ import annotations
 
@@ -59,16 +59,28 @@ def test_what_cannot_be_done_is_said_before_any_work(given, says: str, net: tupl
 
 
 def test_the_theory_of_mixup_is_drawn_and_printed(net: tuple[str, ...], cli) -> None:
-    command = ("explain", "mixup", *net, "--eps", "0.1", "--limit", 20, "--lam", 0.5, 1, "--num-draws", 3)
-    ran = cli(*command, "--pool", "digits", "--pool-per-class", 4, "--out", "told")
-    assert ran.code == 0, ran.err
-    assert (
-        "MI-OL" in ran.out and "recovered" in ran.out and "right when clean and wrong after PGD of 10 steps" in ran.out
+    settings = [f"mixup.{each}" for each in ("lam=[0.5, 1]", "num_draws=3", "per_class=4")]
+    asked = (
+        "explain",
+        *net,
+        "--probe",
+        "mixup",
+        "--eps",
+        "0.1",
+        "--limit",
+        20,
+        *(p for s in settings for p in ("--set", s)),
     )
-    rows = list(csv.DictReader(Path("told/table.csv").read_text().splitlines()))
-    assert {row["mode"] for row in rows} == {"pl", "ol"} and {row["lam"] for row in rows} == {"0.5", "1.0"}
-    clean = [[float(row[key]) for key in ("low", "value", "high")] for row in rows if row["quantity"] == "F_y clean"]
-    assert len(clean) == 4 and all(low <= value <= high and 0 <= value <= 1 for low, value, high in clean)
-    assert Path("told/figure.svg").read_text().startswith("<svg") and Path("told/figure.png").stat().st_size > 10_000
-    ran = cli(*command)
-    assert ran.code == 2 and "--pool" in ran.err
+    ran = cli(*asked, "--out", "told")
+    assert ran.code == 0, ran.err
+    assert "recovered" in ran.out and "MI-OL, partners of the others: mixing repairs at most" in ran.out
+    for number in (1, 2):  # of MI-PL and of MI-OL
+        rows = list(csv.DictReader(Path(f"told/mixup/table_{number}.csv").read_text().splitlines()))
+        assert [row["lam"] for row in rows if row["net"] == "model"] == ["0.5", "1.0"]
+        assert all(0 <= float(row["F_y clean"]) <= 1 and 0 <= float(row["recovered: low"]) <= 1 for row in rows)
+    folder = Path("told/mixup")
+    assert (folder / "mixing_1.svg").read_text().startswith("<svg") and (
+        folder / "mixing_1.png"
+    ).stat().st_size > 10_000
+    ran = cli(*asked, "--data", "digits:test", "--out", "alone")  # without a part to learn from
+    assert ran.code == 2 and "--train" in ran.err and not Path("alone").exists()

@@ -290,7 +290,10 @@ def test_a_model_that_noise_blinds_is_called_unsuited(linear: SmoothingAudit) ->
     ).summary
     (warning,) = [each for each in found.warnings if each.check == "unsuited model"]
     assert f"{100 * found.refused.value:.1f} % of images get no certificate" in warning.saw
-    assert "100.0 % are right without noise" in warning.saw and "--recipe smoothing --set options.sigma=0.5" in warning.remedy
+    assert (
+        "100.0 % are right without noise" in warning.saw
+        and "--recipe smoothing --set options.sigma=0.5" in warning.remedy
+    )
     assert found.refused.value > 0.5
 
 

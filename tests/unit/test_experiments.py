@@ -46,6 +46,10 @@ COLUMNS = {
 
 ROWS = {
     "equal_time": ["pgd", "trades", "free", "rs_fgsm", "n_fgsm"],
+    "extra_class": [
+        *("clean images", "uniform noise", "PGD-2 of a standard net"),
+        *("PGD-2, ignoring the class", "PGD-2, knowing it, 2 starts"),
+    ],
     "fgsm_collapse": ["standard", "fgsm", "fgsm-repaired", "n_fgsm", "pgd"],
     "robust_overfitting": ["best", "last"],
     "small_data": [18, 18, 27, 27],

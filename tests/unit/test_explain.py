@@ -24,7 +24,7 @@ from holdfast.explain.contradictions import contradictions, of_distances, of_rig
 from holdfast.explain.controls import untrained
 from holdfast.explain.found import Distance, Figure, Found, Right, Table
 from holdfast.explain.probe import Effort, Probe, Step
-from holdfast.explain.restarts import Restarts
+from holdfast.explain.questions.restarts import Restarts
 from holdfast.explain.run import Speed, planned, run
 from holdfast.foundation import units
 from holdfast.foundation.errors import BadData, BadValue, PlanMismatch, UnknownName
@@ -211,6 +211,9 @@ def test_white_box_attacks_break_what_others_break(how):
     assert not list(of_rights([right(4), right(5, how=how, by="other")]))  # one may be missed by chance
     (said,) = of_rights([right(2), right(5, how=how, by="other")])
     assert f"other ({how}, eps 0.1) breaks 3 images (2, 3, 4) of 10" in said and "masked" in said
+    assert not list(
+        of_rights([right(2), right(5, by="APGD"), right(5, how=how, by="other")])
+    )  # the best of them counts
     assert not list(of_rights([right(2, eps=0.05), right(5, how=how)]))  # at a smaller radius it need not
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from holdfast.experiments.odds import monte_carlo, nets, trained
-from holdfast.experiments.odds.configure import configured
 from holdfast.experiments.odds.settings import Odds
+from holdfast.experiments.perceptron import Perceptron
+from holdfast.experiments.theory import configured
 from holdfast.foundation.errors import BadData, BadValue, UnknownName
 from holdfast.foundation.stats import Interval
 from holdfast.probes import odds_drawn, odds_linear
@@ -302,13 +303,13 @@ def test_nets_see_the_rows_and_attacks_miss_the_box() -> None:
     for by in (-0.8, 0.8):
         image = around.image(rows.x + by)
         assert image.shape == (2000, 1, 1, 101) and float(image.min()) > 0 and float(image.max()) < 1
-    net = nets.Perceptron(PAPER.d, 3, around.half)
+    net = Perceptron(PAPER.d + 1, 3, around.half)
     assert torch.allclose(net(around.image(rows.x)), net.layers(rows.x), atol=1e-4)
 
 
 def test_settings_are_checked() -> None:
     assert Odds().population == PAPER
-    assert configured(["d=400", "radii=[0, '8/255']"]).radii == (0, 8 / 255)
+    assert configured(Odds, "odds", ["d=400", "radii=[0, '8/255']"]).radii == (0, 8 / 255)
     for pairs, what in (
         (["d=64"], "2 eta must be below 1"),
         (["p=1.0"], "p 1.0"),
@@ -319,9 +320,9 @@ def test_settings_are_checked() -> None:
         (["d=many"], "d is 'many'"),
     ):
         with pytest.raises(BadValue, match=what):
-            configured(pairs)
+            configured(Odds, "odds", pairs)
     with pytest.raises(UnknownName, match="setting of odds"):
-        configured(["radius=1"])
+        configured(Odds, "odds", ["radius=1"])
     with pytest.raises(BadValue, match="in \\[0, 1\\) only"):
         traded(PAPER, 1.0, 1.0)
     with pytest.raises(BadValue, match="n is 1"):

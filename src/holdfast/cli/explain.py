@@ -215,8 +215,9 @@ def _show(console: Console, found: Table) -> None:
 
     rows = [[head(column, cell) for column, cell in zip(found.columns, found.rows[-1])]]
     rows += [[shown(column, cell) for column, cell in zip(found.columns, row)] for row in found.rows]
-    upright = _drawn(rows)
-    show_whole(console, upright if width(console, upright) <= console.width else _drawn(list(zip(*rows))))
+    upright, turned = _drawn(rows), _drawn(list(zip(*rows)))
+    wide = width(console, upright)
+    show_whole(console, upright if wide <= max(console.width, width(console, turned)) else turned)
 
 
 def _drawn(rows: Sequence[Sequence[str]]) -> Drawn:

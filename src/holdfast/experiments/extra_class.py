@@ -19,10 +19,12 @@ from holdfast.foundation import units
 from holdfast.foundation.registry import register
 from holdfast.foundation.stats import Interval
 from holdfast.losses import Loss, margin
+from holdfast.models.model import Model
 from holdfast.objectives.extra_class import ExtraClass as Objective
 from holdfast.objectives.extra_class import undetected
 from holdfast.objectives.inner import search
 from holdfast.objectives.objective import Examples
+from holdfast.objectives.standard import Standard
 from holdfast.threats.linf import Linf
 
 
@@ -31,7 +33,8 @@ from holdfast.threats.linf import Linf
 class ExtraClass(Experiment):
     """A class of its own for adversarial points detects an attack that does not know of it, and hardly one that does.
 
-    The adversary wins an image where a wrong class is the largest of all outputs: no alarm, and a wrong answer.
+    The adversary wins an image where a wrong class is the largest of all outputs: no alarm, and a wrong answer. Beside the
+    two attacks stand clean images, uniform noise of the same radius, and the points of a standard net trained separately.
 
     Sources: Grosse et al., "On the (statistical) detection of adversarial examples" (2017); Carlini and Wagner,
     "Adversarial examples are not easily detected: bypassing ten detection methods" (AISec 2017).
@@ -39,7 +42,7 @@ class ExtraClass(Experiment):
     Args:
         eps: the radius, Linf, of training and of the attacks.
         attack_steps: of the PGD that is trained on; the verdicts take ``judge_steps``.
-        restarts: how often the adaptive attack begins anew in its last row.
+        restarts: how many searches of each image the adaptive attack makes, of which the worst counts.
     """
 
     published = (
@@ -55,55 +58,65 @@ class ExtraClass(Experiment):
 
     def run(self, lab: Lab) -> Outcome:
         threat, source = Linf(self.eps), lab.drawn(self.images, self.seed)
-        training = self.training("extra_class", Objective(PGD(steps=self.attack_steps)), threat, source, watch="warn")
-        model = lab.model(lab.trained([training])["extra_class"], "last")
+        asked = (
+            self.training("extra_class", Objective(PGD(steps=self.attack_steps)), threat, source, watch="warn"),
+            self.training("standard", Standard(), threat, source),
+        )
+        model, other = (lab.model(each, "last") for each in lab.trained(asked).values())
         x, y = lab.tensors(lab.judges(self.test_images, self.seed), model)
-        attack = PGD(steps=self.judge_steps)
+        attack, place = PGD(steps=self.judge_steps), torch.arange(len(x), device=x.device)
 
-        def hunted(rises: Loss, seed: int) -> Tensor:
-            """The logits, (N, K + 1), at the points that a search of that loss ends at."""
-            key = keys.fold(keys.root(seed, device=x.device), torch.arange(len(x), device=x.device))
-            found = [
-                search(attack, model.module, Examples(*part), threat, rises=rises)
-                for part in zip(*(each.split(engine.default_slots(x)) for each in (x, y, key)))
-            ]
-            return torch.cat([engine.predict(model, part) for part in found])
+        def logits(points: Tensor) -> Tensor:
+            return torch.cat([engine.predict(model, part) for part in points.split(engine.default_slots(x))])
+
+        def hunted(searched: Model, rises: Loss, seed: int = self.seed) -> Tensor:
+            """The logits, (N, K + 1), at the points that a search of that net for that loss ends at."""
+            key = keys.fold(keys.root(seed, device=x.device), place)
+            return logits(
+                torch.cat(
+                    [
+                        search(attack, searched.module, Examples(*part), threat, rises=rises)
+                        for part in zip(*(each.split(engine.default_slots(x)) for each in (x, y, key)))
+                    ]
+                )
+            )
 
         with frozen(model.module):
-            clean = engine.predict(model, x)
-            blind = hunted(_blind, self.seed)
-            knowing = hunted(undetected, self.seed)
-            again = [hunted(undetected, self.seed + number) for number in range(1, self.restarts)]
-        worst = torch.stack([knowing, *again])
+            clean = logits(x)
+            noisy = logits(threat.sample(x, keys.fold(keys.root(self.seed, device=x.device), place)))
+            moved, blind = hunted(other, margin), hunted(model, _blind)
+            worst = torch.stack([hunted(model, undetected, self.seed + number) for number in range(self.restarts)])
         best = torch.stack([undetected(each, y, torch.full_like(y, -1)) for each in worst]).argmax(0)
-        hardest = worst[best, torch.arange(len(y), device=y.device)]
+        named = {
+            "clean images": clean,
+            "uniform noise": noisy,
+            f"PGD-{self.judge_steps} of a standard net": moved,
+            f"PGD-{self.judge_steps}, ignoring the class": blind,
+            f"PGD-{self.judge_steps}, knowing it, {self.restarts} starts": worst[best, place],
+        }
         rows: list[tuple[Cell, ...]] = []
         points: list[Point] = []
-        raised: dict[str, Interval] = {}
-        won: dict[str, Interval] = {}
-        for name, logits in (
-            ("clean images", clean),
-            (f"PGD-{self.judge_steps}, ignoring the class", blind),
-            (f"PGD-{self.judge_steps}, knowing it", knowing),
-            (f"the same, {self.restarts} starts", hardest),
-        ):
-            answer = logits.argmax(1)
-            alarm = answer == logits.shape[1] - 1
-            raised[name], won[name] = share(alarm), share((answer != y) & ~alarm)
-            rows.append((name, share(answer == y), raised[name], won[name]))
-            points += [Point("alarm", name, raised[name]), Point("wrong and no alarm", name, won[name])]
-        names = list(won)
+        raised: list[Interval] = []
+        won: list[Interval] = []
+        for name, each in named.items():
+            answer = each.argmax(1)
+            alarm = answer == each.shape[1] - 1
+            raised.append(share(alarm))
+            won.append(share((answer != y) & ~alarm))
+            rows.append((name, share(answer == y), raised[-1], won[-1]))
+            points += [Point("alarm", name, raised[-1]), Point("wrong and no alarm", name, won[-1])]
         return Outcome(
             caption=f"Linf {units.show(self.eps)}, last weights, {len(y)} test images, 95 % Wilson intervals. An alarm on a "
-            "clean image is a false one; the adversary wins where the answer is wrong and no alarm is raised.",
+            "clean image or on noise is a false one; the adversary wins where the answer is wrong and no alarm is raised.",
             columns=tuple(map(Column, ("images", "right", "alarm", "wrong and no alarm"))),
             rows=tuple(rows),
             chart=figure(ladder(points, x="share of test images")),
             verdict=Verdict(
-                won[names[3]].low > won[names[1]].high and raised[names[1]].value > 0.5,
-                f"of the attack that ignores the class {percent(raised[names[1]].value)} raise an alarm and "
-                f"{percent(won[names[1]].value)} win, of the one that knows of it {percent(won[names[3]].value)} win; "
-                f"{percent(raised[names[0]].value)} of the clean images raise a false alarm",
+                won[4].low > won[3].high and raised[3].value > 0.5,
+                f"of the attack that ignores the class {percent(raised[3].value)} raise an alarm and "
+                f"{percent(won[3].value)} win, of the one that knows of it {percent(won[4].value)} win; "
+                f"{percent(raised[0].value)} of the clean images and {percent(raised[1].value)} of those with noise raise a "
+                "false alarm",
             ),
         )
 

@@ -59,22 +59,33 @@ def of_rights(facts: Sequence[Right]) -> Iterator[str]:
     """Robust accuracy does not rise with radius or effort; white-box attacks break what transfer and noise break."""
     for (net, norm), group in _by(facts, lambda each: (each.net, each.norm)).items():
         for weak, strong in permutations(group, 2):
-            same = weak.how == strong.how and weak.by == strong.by
-            if not (_more(weak, strong) if same else _stands_above(weak, strong)):
+            if weak.how == strong.how and weak.by == strong.by and _more(weak, strong):
+                held = _held([strong])
+                risen = [one for one, right in zip(weak.ids, weak.right) if one in held and not right]
+                if risen:
+                    yield (
+                        f"{net}: {_images(risen)} of {len(weak.ids)} are wrong after {_said(weak)} and right after "
+                        f"{_said(strong)}, {NORMS[norm]}, which contains it: the stronger search does not keep what the "
+                        "weaker one found"
+                    )
+        for weak in group:
+            strong = [each for each in group if each.how == "white box" and each.eps >= weak.eps]
+            if weak.how == "white box" or not strong:
                 continue
-            held = dict(zip(strong.ids, strong.right))
-            both = [one for one in weak.ids if one in held]
-            risen = [one for one, right in zip(weak.ids, weak.right) if one in held and held[one] and not right]
-            if not same and len(risen) > max(1, MISSED * len(both)):
+            held = _held(strong)
+            missed = [one for one, right in zip(weak.ids, weak.right) if one in held and not right]
+            if len(missed) > max(1, MISSED * len(weak.ids)):
                 yield (
-                    f"{net}: {_said(weak)} breaks {_images(risen)} of {len(both)} that {_said(strong)} leaves right, "
-                    f"{NORMS[norm]}: the white-box number is too high; gradients are masked, or the search is too short"
+                    f"{net}: {_said(weak)} breaks {_images(missed)} of {len(weak.ids)} that white-box searches leave right, "
+                    f"{NORMS[norm]} ({'; '.join(dict.fromkeys(each.by for each in strong))}): the white-box number is too "
+                    "high; gradients are masked, or the searches are too short"
                 )
-            elif same and risen:
-                yield (
-                    f"{net}: {_images(risen)} of {len(both)} are wrong after {_said(weak)} and right after {_said(strong)}, "
-                    f"{NORMS[norm]}, which contains it: the stronger search does not keep what the weaker one found"
-                )
+
+
+def _held(facts: Sequence[Right]) -> set[int]:
+    """The images that some of the facts are about, and that are right in all of these."""
+    seen = {one for fact in facts for one in fact.ids}
+    return seen - {one for fact in facts for one, right in zip(fact.ids, fact.right) if not right}
 
 
 def _more(weak: Right, strong: Right) -> bool:
@@ -84,11 +95,6 @@ def _more(weak: Right, strong: Right) -> bool:
         and strong.strength >= weak.strength
         and (strong.eps, strong.strength) != (weak.eps, weak.strength)
     )
-
-
-def _stands_above(weak: Right, strong: Right) -> bool:
-    """Whether the second must break what the first breaks: a white-box attack at a radius at least as large."""
-    return strong.how == "white box" and weak.how != "white box" and strong.eps >= weak.eps
 
 
 def _smallest(facts: Iterable[Distance]) -> dict[int, float]:

@@ -78,12 +78,17 @@ def film(rows: Sequence[tuple[str, Sequence[Picture]]], *, heads: Sequence[str] 
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane of pixels: colours (h, w, 3) uint8 whose first row is the highest value of y, and the axes' ends."""
+    """A plane of pixels: colours (h, w, 3) uint8 whose first row is the highest value of y, and the axes' ends.
+
+    ``outline``: the corners (x, y) of a line drawn on it. ``words``: places (x, y) and what is written there.
+    """
 
     title: str
     pixels: np.ndarray
     x: tuple[float, float]
     y: tuple[float, float]
+    outline: Sequence[tuple[float, float]] = ()
+    words: Sequence[tuple[float, float, str]] = ()
 
 
 def planes(
@@ -134,10 +139,24 @@ def _panel(plane: Plane, *, x: str | None, y: str | None, side: int, box: float 
             .mark_rect(filled=False, stroke="black", strokeWidth=1.5)
             .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
         )
+    if plane.outline:
+        corners = [{"x": right, "y": high, "order": place} for place, (right, high) in enumerate(plane.outline)]
+        drawn = alt.Chart(table(corners)).encode(x="x:Q", y="y:Q", order="order:Q")
+        layers += [
+            drawn.mark_line(color=colour, strokeWidth=wide, clip=True, interpolate="linear")
+            for colour, wide in (("white", 3.5), ("black", 1.5))
+        ]
+    if plane.words:
+        places = [{"x": right, "y": high, "word": word} for right, high, word in plane.words]
+        written = alt.Chart(table(places)).encode(x="x:Q", y="y:Q", text="word:N")
+        layers += [
+            written.mark_text(fontSize=12, fontWeight="bold", color="white", stroke="white", strokeWidth=3),
+            written.mark_text(fontSize=12, fontWeight="bold", color="black"),
+        ]
     if cross:
         layers.append(
             alt.Chart(table([{"x": 0, "y": 0}]))
-            .mark_point(shape="cross", filled=True, size=50, color="black")
+            .mark_point(shape="cross", filled=True, size=60, color="black", stroke="white", strokeWidth=1, opacity=1)
             .encode(x="x:Q", y="y:Q")
         )
     title = alt.Title(plane.title, anchor="start", fontSize=12, color=INK, offset=6)

@@ -30,9 +30,9 @@ KINDS = {
     "defence": "defences",
     "detector": "detectors",
     "experiment": "experiments",
-    "probe": "explain",
+    "probe": "explain.questions",
 }
-"""Kind -> the folder of ``holdfast`` that holds it."""
+"""Kind -> the package of ``holdfast`` that holds it."""
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ def _is_component(value: Any, module: str) -> bool:
 
 @cache
 def _own(kind: str) -> dict[str, Path]:
-    folder = Path(__file__).parent.parent / KINDS[kind]
+    folder = Path(__file__).parent.parent.joinpath(*KINDS[kind].split("."))
     return {path.stem: path for path in sorted(folder.glob("*.py")) if _decorated(path)}
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from holdfast.experiments.charts import figure
 from holdfast.experiments.odds.draw import lines_and_dots
-from holdfast.experiments.odds.settings import Odds, Part, hundredths
+from holdfast.experiments.odds.settings import Odds, hundredths
 from holdfast.experiments.outcome import Cell, Column, Outcome, Verdict
+from holdfast.experiments.theory import Part
 from holdfast.probes.odds import accuracy, averaging, bayes, best, best_linear
 
 GRID = 60

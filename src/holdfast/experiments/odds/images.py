@@ -9,8 +9,9 @@ import numpy as np
 from holdfast.data.arrays import Arrays, from_pair
 from holdfast.data.source import Source, subset, unit_images
 from holdfast.experiments.charts import Panel, Point, figure, lines
-from holdfast.experiments.odds.settings import Odds, Part, drawn
+from holdfast.experiments.odds.settings import Odds, drawn
 from holdfast.experiments.outcome import Cell, Column, Outcome, Verdict, percent, seeds
+from holdfast.experiments.theory import Part
 from holdfast.foundation import units
 from holdfast.foundation.errors import UnknownName
 from holdfast.foundation.stats import Interval

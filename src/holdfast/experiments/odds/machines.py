@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from holdfast.experiments.charts import figure
 from holdfast.experiments.odds.draw import Dot, exactly, lines_and_dots
-from holdfast.experiments.odds.settings import Odds, Part, hundredths
+from holdfast.experiments.odds.settings import Odds, hundredths
 from holdfast.experiments.outcome import Cell, Column, Outcome, Verdict
+from holdfast.experiments.theory import Part
 from holdfast.probes.odds_svm import Machine, covered, machine
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from holdfast.experiments.charts import figure
 from holdfast.experiments.odds.draw import Dot, beside, exactly, lines_and_dots
-from holdfast.experiments.odds.settings import BREACH, FAR, Odds, Part, hundredths
+from holdfast.experiments.odds.settings import BREACH, FAR, Odds, hundredths
 from holdfast.experiments.outcome import Cell, Column, Outcome, Verdict
+from holdfast.experiments.theory import Part
 from holdfast.foundation.stats import Interval, wilson
 from holdfast.probes.odds import Linear, accuracy, averaging, bayes, best, first_alone, linear
 from holdfast.probes.odds_drawn import Sample, Score, errors_apart, right, sample, scoring, voting, worst

@@ -12,15 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.attacks.pgd import PGD
-from holdfast.data.arrays import from_pair
-from holdfast.models.load import build
-from holdfast.objectives.adversarial import Adversarial
-from holdfast.objectives.standard import Standard
+from holdfast.experiments import perceptron
 from holdfast.probes.odds import Population
 from holdfast.probes.odds_drawn import Sample, Score
 from holdfast.threats.linf import Linf
-from holdfast.training.loop import fit
-from holdfast.training.recipe import Recipe
 
 FURTHEST = 7.0
 """From their mean no drawn value is further away (`holdfast.keys.box_muller`)."""
@@ -44,30 +39,24 @@ def frame(population: Population, eps: float) -> Frame:
     return Frame(FURTHEST + population.eta + max(eps, 2 * population.eta))
 
 
-class Perceptron(nn.Module):
-    """Images of one line -> two logits, with one layer of ``hidden`` units; ``half`` is the frame's."""
-
-    def __init__(self, d: int, hidden: int, half: float) -> None:
-        super().__init__()
-        self.reach = half
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(d + 1, hidden), nn.ReLU(), nn.Linear(hidden, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers((2 * x - 1) * self.reach)
-
-
 def trained(
     population: Population, drawn: Sample, eps: float, *, hidden: int, epochs: int, steps: int, seed: int
 ) -> tuple[nn.Module, Frame]:
     """A net trained on the rows, standard where eps is 0, else on PGD of so many steps inside Linf."""
     around = frame(population, eps)
-    options = {"d": population.d, "hidden": hidden, "half": around.half}
-    net = build(f"{__name__}:Perceptron", shape=(1, 1, population.d + 1), classes=2, options=options, seed=seed)
-    source = from_pair(around.image(drawn.x), (drawn.y > 0).long(), name="population", class_names=("-1", "1"))
-    objective = Adversarial(PGD(steps=steps)) if eps else Standard()
     # A radius that grows for most of the training: at 2 eta a net that meets it early ends as a constant.
-    recipe = Recipe(objective, Linf(around.radius(eps)), epochs=epochs, lr=5e-3, warm_up=0.7, seed=seed)
-    fit(net, source, recipe)
+    net = perceptron.trained(
+        around.image(drawn.x),
+        (drawn.y > 0).long(),
+        around.radius(eps),
+        hidden=hidden,
+        half=around.half,
+        epochs=epochs,
+        steps=steps,
+        lr=5e-3,
+        warm_up=0.7,
+        seed=seed,
+    )
     return net, around
 
 

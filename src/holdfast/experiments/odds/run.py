@@ -7,8 +7,9 @@ from holdfast.experiments.odds.best import bests
 from holdfast.experiments.odds.images import pair, pixels, sizes
 from holdfast.experiments.odds.machines import machines
 from holdfast.experiments.odds.monte_carlo import accuracies
-from holdfast.experiments.odds.settings import Odds, Part, Progress
+from holdfast.experiments.odds.settings import Odds
 from holdfast.experiments.odds.trained import frontier, samples
+from holdfast.experiments.theory import Part, Progress
 
 
 def run(asked: Odds, train: Source, test: Source, progress: Progress = lambda name, done, total: None) -> list[Part]:

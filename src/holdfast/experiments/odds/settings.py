@@ -1,39 +1,22 @@
-"""What ``holdfast theory odds`` may be told, and what its parts are."""
+"""What ``holdfast theory odds`` may be told."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.experiments.experiment import Radius
-from holdfast.experiments.outcome import Outcome, seeds
+from holdfast.experiments.outcome import seeds
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.stats import Interval
 from holdfast.probes.odds import Population
-
-Progress = Callable[[str, int, int], None]
-"""Called with the part that is going on, how many are finished, and how many there are."""
-
 
 FAR, BREACH = 3.0, 5.0
 """Standard errors: beyond the first a claim does not hold, beyond the second the mathematics is contradicted.
 
 One sound check in 370 is beyond the first by chance, one in two million beyond the second.
 """
-
-
-@dataclass(frozen=True)
-class Part:
-    """One question: its ``name``, what is ``claimed``, the ``outcome``, and ``breaches`` of the mathematics, in sentences.
-
-    A verdict that does not reproduce is a finding; a breach is an error, here or in the theory, and there should be none.
-    """
-
-    name: str
-    claimed: str
-    outcome: Outcome
-    breaches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

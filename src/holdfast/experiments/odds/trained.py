@@ -10,8 +10,9 @@ from torch import Tensor
 from holdfast.experiments.charts import Panel, Point, figure, lines
 from holdfast.experiments.odds import nets
 from holdfast.experiments.odds.draw import Dot, lines_and_dots
-from holdfast.experiments.odds.settings import BREACH, FAR, Odds, Part, drawn
+from holdfast.experiments.odds.settings import BREACH, FAR, Odds, drawn
 from holdfast.experiments.outcome import Column, Outcome, Verdict, percent
+from holdfast.experiments.theory import Part
 from holdfast.foundation.stats import Interval, wilson
 from holdfast.probes import odds_linear
 from holdfast.probes.odds import Population, accuracy, bound, most_accurate, traded

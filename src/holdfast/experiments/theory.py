@@ -1,25 +1,44 @@
-"""The parts on the disk: a table and a figure for each, all tables in theory.md, and theory.json, which says what it is."""
+"""What a theory consists of, and how it is written: a table and a figure for each part, theory.md, and theory.json."""
 
 from __future__ import annotations
 
-import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
 
 from holdfast import __version__
-from holdfast.experiments.odds.settings import Odds, Part
-from holdfast.experiments.outcome import head, shown
+from holdfast.audit.config import option
+from holdfast.experiments.configure import validated
+from holdfast.experiments.outcome import Outcome, head, shown
 from holdfast.experiments.write import comma_separated
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.schema import Frozen
 
 MARKDOWN, INFO = "theory.md", "theory.json"
+
+Progress = Callable[[str, int, int], None]
+"""Called with the part that is going on, how many are finished, and how many there are."""
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question: its ``name``, what is ``claimed``, the ``outcome``, and ``breaches`` of the mathematics, in sentences.
+
+    A verdict that does not reproduce is a finding; a breach is an error, here or in the theory, and there should be none.
+    """
+
+    name: str
+    claimed: str
+    outcome: Outcome
+    breaches: tuple[str, ...] = ()
 
 
 class Said(Frozen):
@@ -35,7 +54,7 @@ class TheoryInfo(Frozen):
     """What was asked, with what, and what came out; the numbers stand in the tables."""
 
     schema_version: int = 1
-    name: str = "odds"
+    name: str
     created: str
     command: str
     configuration: dict[str, Any]
@@ -44,8 +63,26 @@ class TheoryInfo(Frozen):
     parts: dict[str, Said]
 
 
-def write(asked: Odds, parts: Sequence[Part], out: Path, *, command: str, data: dict[str, str]) -> None:
-    """Writes the parts into a folder. ``data``: fingerprints by the names of the images.
+def configured(kind: type[Kind], name: str, pairs: Sequence[str]) -> Kind:
+    """The settings ``kind`` of the theory of that name, with the changes of ``key=value`` pairs.
+
+    Raises:
+        UnknownName: a setting that does not exist; the hint gives the nearest.
+        BadValue: a value of a wrong kind, or outside its range.
+    """
+    return validated(kind, dict(map(option, pairs)), name)
+
+
+def write(
+    name: str,
+    configuration: Mapping[str, Any],
+    parts: Sequence[Part],
+    out: Path,
+    *,
+    command: str,
+    data: Mapping[str, str],
+) -> None:
+    """Writes the parts of the theory of that name into a folder. ``data``: fingerprints by the names of the data.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -56,12 +93,13 @@ def write(asked: Odds, parts: Sequence[Part], out: Path, *, command: str, data: 
             chart = part.outcome.chart.properties(background="white")
             chart.save(str(out / f"{part.name}.svg"), format="svg")
             chart.save(str(out / f"{part.name}.png"), format="png", scale_factor=2)
-    write_atomic(out / MARKDOWN, [markdown(parts).encode()])
+    write_atomic(out / MARKDOWN, [markdown(name, parts).encode()])
     info = TheoryInfo(
+        name=name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
-        configuration=dataclasses.asdict(asked) | {"eta": asked.population.eta},
-        data=data,
+        configuration=dict(configuration),
+        data=dict(data),
         versions={
             "holdfast": __version__,
             "torch": torch.__version__,
@@ -81,9 +119,9 @@ def write(asked: Odds, parts: Sequence[Part], out: Path, *, command: str, data: 
     write_atomic(out / INFO, [info.model_dump_json(indent=2).encode()])
 
 
-def markdown(parts: Sequence[Part]) -> str:
+def markdown(name: str, parts: Sequence[Part]) -> str:
     """Every part with its table, caption and sentence; breaches first."""
-    lines = ["# odds", ""]
+    lines = [f"# {name}", ""]
     lines += [f"**CONTRADICTION** {part.name}: {breach}." for part in parts for breach in part.breaches]
     for part in parts:
         outcome = part.outcome
