@@ -11,20 +11,35 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDEST = 1600
-"""Pixels: wider pictures are shrunk."""
+SHOWN = (
+    "restarts/losses",
+    "decision_boundary/slices",
+    "three_images/planes",
+    "loss_surface/relief",
+    "gradients/gradient",
+    "large_radius/film_l2",
+    "units/top_images_1",
+    "units/purity",
+    "lipschitz/brackets",
+    "frequencies/margins",
+    "frequencies/error_map",
+    "transfer/matrices",
+    "mixup/mixing_1",
+)
+WIDEST, COLOURS = 1000, 128
+"""Pixels: wider pictures are shrunk. So many colours are kept."""
 
 
 def gallery(explanation: Path, out: Path) -> list[Path]:
-    """Every figure of an explanation as a small PNG, ``PROBE_FIGURE.png``."""
+    """The figures that the page shows as small PNG files, ``PROBE_FIGURE.png``."""
     out.mkdir(parents=True, exist_ok=True)
     made = []
-    for path in sorted(explanation.glob("*/*.png")):
-        picture = Image.open(path).convert("RGB")
+    for name in SHOWN:
+        picture = Image.open(explanation / f"{name}.png").convert("RGB")
         if picture.width > WIDEST:
             picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
-        target = out / f"{path.parent.name}_{path.name}"
-        picture.quantize(192).save(target, optimize=True)
+        target = out / f"{name.replace('/', '_')}.png"
+        picture.quantize(COLOURS).save(target, optimize=True)
         made.append(target)
     return made
 

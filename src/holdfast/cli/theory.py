@@ -111,6 +111,9 @@ def _toys(pairs: Sequence[str], data: str | None, test: str | None) -> Prepared:
     from holdfast.experiments.toys.run import drawn, run
     from holdfast.experiments.toys.settings import Toys
 
+    import torch
+
+    torch.set_num_threads(1)  # on points of two values threads only wait for one another
     for option, given in (("--data", data), ("--test", test)):
         if given is not None:
             raise BadValue(f"{option} is {given}; toys draws its own points", hint=f"leave {option} out")

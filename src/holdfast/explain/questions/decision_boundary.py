@@ -49,7 +49,9 @@ BEYOND = 1e6
 @register
 @dataclass(frozen=True, kw_only=True)
 class DecisionBoundary(Probe):
-    """How far the class first changes along the adversarial direction u, along the gradient and at random; and slices
+    """How far the class first changes along adversarial, gradient and random directions, and slices of it.
+
+    How far the class first changes along the adversarial direction u, along the gradient and at random; and slices
     x + a u + b v.
 
     u points to where PGD on the margin ends inside the threat set and is eps long in its norm; v is a random sign vector

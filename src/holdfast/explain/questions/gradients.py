@@ -30,7 +30,9 @@ from holdfast.probes.linearity import Tangent, fault
 @register
 @dataclass(frozen=True, kw_only=True)
 class Gradients(Probe):
-    """The gradient of the loss in the image, as a map and in numbers: its cosine with the image and with the difference of
+    """Maps of the loss gradient, and how far they agree with the image, the object and the classes.
+
+    The gradient of the loss in the image, as a map and in numbers: its cosine with the image and with the difference of
     class means, its share on the object, its sparsity, and how little it turns when the image is shaken.
 
     Sources: Tsipras et al., "Robustness may be at odds with accuracy" (ICLR 2019), section 3.1; Etmann et al., "On the

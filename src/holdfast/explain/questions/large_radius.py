@@ -43,7 +43,9 @@ POINTS, SHOWN, SIDE = 21, 2, 96
 @register
 @dataclass(frozen=True, kw_only=True)
 class LargeRadius(Probe):
-    """Searches in balls far larger than usual: what images become, where on the way there the class changes, and whether a
+    """What images become in balls far larger than usual, and whether a judge sees the new class, too.
+
+    Searches in balls far larger than usual: what images become, where on the way there the class changes, and whether a
     judge that is none of the nets sees the new class, too.
 
     Source: Tsipras et al., "Robustness may be at odds with accuracy" (ICLR 2019), section 3.2. Departures: the radii are

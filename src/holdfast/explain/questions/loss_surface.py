@@ -53,7 +53,9 @@ Seen = dict[str, np.ndarray]
 @register
 @dataclass(frozen=True, kw_only=True)
 class LossSurface(Probe):
-    """The loss along the adversarial direction u and on slices with a random one, v; how far it departs from its tangent
+    """The loss along adversarial directions, on slices, and around the weights.
+
+    The loss along the adversarial direction u and on slices with a random one, v; how far it departs from its tangent
     within the threat set; and the loss on a plane of random directions around the weights. Values stop at 0 and 1.
 
     Sources: Qin et al., "Adversarial robustness through local linearization" (NeurIPS 2019), equation 5, for the linearity

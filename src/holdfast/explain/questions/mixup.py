@@ -42,7 +42,9 @@ SIDE = 215
 @register
 @dataclass(frozen=True, kw_only=True)
 class Mixup(Probe):
-    """Figure 2 of the theory of mixup inference on any net: the probabilities of the true class y and of the predicted class
+    """The theory of mixup inference on any net: figure 2 of Pang, Xu and Zhu.
+
+    Figure 2 of the theory of mixup inference on any net: the probabilities of the true class y and of the predicted class
     yhat when attacked images are mixed with known ones, whether they move as repair needs, by how much more the confidence
     of attacked images falls than that of clean ones, and what is repaired at last.
 

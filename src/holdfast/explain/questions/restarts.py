@@ -33,7 +33,9 @@ SHOWN = 5
 @register
 @dataclass(frozen=True, kw_only=True)
 class Restarts(Probe):
-    """Many searches of every image from random points: how far their final losses spread, how different the points are that
+    """Many searches of every image from random points: do they agree, and would more of them break more?
+
+    Many searches of every image from random points: how far their final losses spread, how different the points are that
     they end at, how many images some of them fool and others do not, and robust accuracy against their number.
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR 2018), section 5.1 and

@@ -38,7 +38,9 @@ class Triple(NamedTuple):
 @register
 @dataclass(frozen=True, kw_only=True)
 class ThreeImages(Probe):
-    """The plane through three images of different classes, which of them every net says where, into how many regions it
+    """Planes through three images of different classes: which net says what where.
+
+    The plane through three images of different classes, which of them every net says where, into how many regions it
     breaks, and how much of it two nets agree about.
 
     Source: Somepalli et al., "Can neural nets learn the same model twice? Investigating reproducibility and double descent

@@ -77,7 +77,9 @@ class Seen:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Probe):
-    """The nearest misclassified point of every image by box-constrained L-BFGS, its distortion sqrt(|x' - x|^2 / n) over the
+    """Do the points that fool one net fool others, and more than noise does?
+
+    The nearest misclassified point of every image by box-constrained L-BFGS, its distortion sqrt(|x' - x|^2 / n) over the
     n pixel values, and the share of such points that fool every other net: as they are, stretched to one distortion, and
     those of white-box searches of the threat set; beside each the same for noise.
 
