@@ -1,7 +1,7 @@
 """Makes the pictures of docs/explain.md from a demo that was asked why: ``make gallery``.
 
-    holdfast demo --explain --out runs/demo
-    python docs/gallery.py runs/demo/robust/explain docs/images/explain
+holdfast demo --explain --out runs/demo
+python docs/gallery.py runs/demo/robust/explain docs/images/explain
 """
 
 from __future__ import annotations

@@ -107,11 +107,11 @@ def _odds(pairs: Sequence[str], data: str | None, test: str | None) -> Prepared:
 
 
 def _toys(pairs: Sequence[str], data: str | None, test: str | None) -> Prepared:
+    import torch
+
     from holdfast.experiments.theory import configured
     from holdfast.experiments.toys.run import drawn, run
     from holdfast.experiments.toys.settings import Toys
-
-    import torch
 
     torch.set_num_threads(1)  # on points of two values threads only wait for one another
     for option, given in (("--data", data), ("--test", test)):
