@@ -133,6 +133,10 @@ def test_answers_are_kept_and_asked_for_once(tmp_path, counting):
         run(case(nets=case().nets[:1]), questions, tmp_path, command="")
 
 
+def found_labels(ids: list[int]) -> np.ndarray:
+    return source().take(np.array(ids)).labels
+
+
 def test_case_files_begin_with_the_most_fragile_image(tmp_path, counting):
     found = run(
         case(known=source(5, seed=1, name="known")), planned(case(), counting, Speed(1.0, 1.0)), tmp_path, command=""
@@ -150,7 +154,12 @@ def test_case_files_begin_with_the_most_fragile_image(tmp_path, counting):
     assert nearest["l2"] == pytest.approx(
         float((there.x[there.ids == ids[0]][0] - torch.from_numpy(near)).norm()), rel=1e-5
     )
-    assert set(store.case_images(tmp_path)) == set(ids)
+    drawn = store.portrayed(tmp_path)
+    assert drawn["ids"].tolist() == ids and drawn["model/classes"].shape == (8, 17, 17)
+    assert (drawn["model/classes"][:, 8, 8] == found_labels(ids)).all()  # in the middle stands the image
+    away = dict(zip(source().ids.tolist(), np.linspace(0.05, 0.3, 12)))
+    flips = [away[one] < 0.2 for one in ids]
+    assert (drawn["model/becomes"] != found_labels(ids)).tolist() == flips  # the search reaches what lies within eps
 
 
 def test_the_page_escapes_and_turns_red(tmp_path, counting):

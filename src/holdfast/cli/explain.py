@@ -198,14 +198,19 @@ def _trained(config: AuditConfig, data: str, within: Threat, out: Path, console:
 
 
 def _show_plan(console: Console, questions: Sequence[Question], speed: Speed, case: Case) -> None:
+    from holdfast.explain import portraits
+
     rows = [["question", "images", "forwards", "gradients", "about"]]
     for each in questions:
         effort = each.effort
         took = clock(speed.seconds(effort))
         rows.append([each.name, f"{each.n}", f"{effort.forwards:,}", f"{effort.gradients:,}", took])
+    extra, files = portraits.effort(case), min(portraits.PICTURED, case.n)
+    took = clock(speed.seconds(extra))
+    rows.append(["case files", f"{files}", f"{extra.forwards:,}", f"{extra.gradients:,}", took])
     console.print(f"nets: {', '.join(f'{net.name}, {net.model.name}' for net in case.nets)}", markup=False)
     console.print(_drawn(rows))
-    whole = sum(speed.seconds(each.effort) for each in questions)
+    whole = sum(speed.seconds(each) for each in (*(question.effort for question in questions), extra))
     console.print(f"about {clock(whole)} in all, if the machine stays as it is now", markup=False)
 
 

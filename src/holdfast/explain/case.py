@@ -70,6 +70,12 @@ class Case:
     confidence: float = 0.95
 
     @property
+    def labels(self) -> list[str]:
+        """The names of all classes that any net knows; a number where the data have no name."""
+        known = list(self.source.class_names)
+        return [*known, *map(str, range(len(known), max(net.model.classes for net in self.nets)))]
+
+    @property
     def n(self) -> int:
         return len(self.source)
 

@@ -46,8 +46,8 @@ def case_files(case: Case, answers: Mapping[str, tuple[tuple[int, ...], Found]])
             logits = net.logits(x)
         margins, said = (true_logit(logits, y) - best_other(logits, y)).tolist(), logits.argmax(1).tolist()
         for one, label, answer, margin in zip(ids, y.tolist(), said, margins):
-            file = files.setdefault(one, {"id": one, "label": _named(case, label), "fragility": None, "nets": {}})
-            file["nets"][net.name] = {"predicted": _named(case, answer), "margin": _finite(margin)}
+            file = files.setdefault(one, {"id": one, "label": case.labels[label], "fragility": None, "nets": {}})
+            file["nets"][net.name] = {"predicted": case.labels[answer], "margin": _finite(margin)}
     for name, (ids, found) in answers.items():
         for fact in found.distances:
             kind = {"attack": "nearest", "certified": "certified", "random": "along random"}[fact.kind]
@@ -104,16 +104,11 @@ def _beside(case: Case, files: dict[int, dict[str, Any]], known: Source) -> None
             files[one]["known"] = [
                 {
                     "id": int(theirs.ids[place]),
-                    "label": _named(case, int(theirs.y[place])),
+                    "label": case.labels[int(theirs.y[place])],
                     "l2": distance,
                 }
                 for distance, place in zip(near[row].tolist(), which[row].tolist())
             ]
-
-
-def _named(case: Case, label: int) -> str:
-    names = case.source.class_names
-    return names[label] if label < len(names) else str(label)
 
 
 def _finite(value: float) -> float | None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from holdfast.ascent.frozen import frozen
@@ -19,6 +20,7 @@ from holdfast.explain.case import Case
 from holdfast.explain.case_file import case_files
 from holdfast.explain.contradictions import contradictions
 from holdfast.explain.found import Figure, Found
+from holdfast.explain.portraits import PICTURED, portraits
 from holdfast.explain.probe import Effort, Probe, Step
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadValue
@@ -172,8 +174,16 @@ def run(
         name: validated(registry.load("probe", name), answer.settings, name) for name, (answer, _) in before.items()
     }
     cases = case_files(case, {name: (answer.ids, found) for name, (answer, found) in before.items()})
-    store.save_cases(out, cases, case.source)
+    store.save_cases(out, cases, _portraits(case, out, [each["id"] for each in cases[:PICTURED]]))
     return Explanation(probes, answers, contradictions(answers.values()), cases, out)
+
+
+def _portraits(case: Case, out: Path, ids: Sequence[int]) -> dict[str, np.ndarray]:
+    """The portraits of these images; those that the folder has already are not made again."""
+    old = store.portrayed(out)
+    if old.get("ids", np.zeros(0)).tolist() == sorted(ids):
+        return old
+    return portraits(case, ids) if len(ids) and case.threat.eps > 0 else {}
 
 
 def _plain(value: Any) -> Any:

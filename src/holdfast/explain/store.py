@@ -17,7 +17,6 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from holdfast import __version__
-from holdfast.data.source import Source, unit_images
 from holdfast.experiments.write import comma_separated
 from holdfast.explain.case import Case
 from holdfast.explain.found import Figure, Found
@@ -28,8 +27,6 @@ from holdfast.records.schema import Frozen, ModelInfo
 from holdfast.report.charts import save_png, svg
 
 INFO, ANSWER, ARRAYS, CASES, PICTURES = "explain.json", "answer.json", "arrays.npz", "cases.jsonl", "cases.npz"
-PICTURED = 24
-"""How many of the case files have their image beside them."""
 
 
 class NetInfo(Frozen):
@@ -57,6 +54,7 @@ class ExplainInfo(Frozen):
     nets: tuple[NetInfo, ...]
     images: Images
     known: Images | None
+    classes: tuple[str, ...]
     threat: str
     eps: float
     seed: int
@@ -96,6 +94,7 @@ def described(case: Case, command: str) -> ExplainInfo:
         nets=tuple(NetInfo(name=net.name, role=net.role, model=net.model.info()) for net in case.nets),
         images=images(case.source),
         known=images(case.known) if case.known is not None else None,
+        classes=tuple(case.labels),
         threat=case.threat.name,
         eps=case.threat.eps,
         seed=case.seed,
@@ -159,11 +158,10 @@ def packed(found: Found) -> dict[str, Any]:
     return _FOUND.dump_python(found, mode="json", exclude={"arrays"})
 
 
-def save_cases(out: Path, files: Sequence[dict[str, Any]], source: Source) -> None:
-    """Writes the case files, a line each, and the images of the first of them. Raises StorageError."""
-    first = np.array(sorted(each["id"] for each in files[:PICTURED]), dtype=np.int64)
+def save_cases(out: Path, files: Sequence[dict[str, Any]], pictures: dict[str, np.ndarray]) -> None:
+    """Writes the case files, a line each, and the portraits of the first of them. Raises StorageError."""
     file = io.BytesIO()
-    np.savez_compressed(file, ids=first, images=unit_images(source.take(first).images).astype(np.float32))
+    np.savez_compressed(file, **pictures)  # pyrefly: ignore[bad-argument-type]
     write_atomic(out / PICTURES, [file.getvalue()])
     write_atomic(out / CASES, [(json.dumps(each, allow_nan=False) + "\n").encode() for each in files])
 
@@ -176,10 +174,9 @@ def cases(out: Path) -> list[dict[str, Any]]:
         raise BadFile(f"{out / CASES} cannot be read: {error}", hint="run the same explanation again") from None
 
 
-def case_images(out: Path) -> dict[int, np.ndarray]:
-    """Sample id -> image (C, H, W) in [0, 1], of the first case files. Raises BadFile."""
-    found = _arrays(out / PICTURES)
-    return dict(zip(found["ids"].tolist(), found["images"]))
+def portrayed(out: Path) -> dict[str, np.ndarray]:
+    """The portraits of the first case files (`holdfast.explain.portraits`); empty where there are none. Raises BadFile."""
+    return _arrays(out / PICTURES) if (out / PICTURES).exists() else {}
 
 
 def answered(out: Path) -> dict[str, tuple[Answer, Found]]:

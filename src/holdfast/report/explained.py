@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from holdfast.experiments.configure import validated
@@ -14,12 +15,15 @@ from holdfast.experiments.outcome import head, shown
 from holdfast.explain.contradictions import contradictions
 from holdfast.explain.found import Figure, Found, Table
 from holdfast.explain.probe import Probe
+from holdfast.explain.questions.gradients_figures import coloured
+from holdfast.explain.questions.plane_colours import coloured as by_class
+from holdfast.explain.questions.plane_colours import regions
 from holdfast.explain.run import Explanation
-from holdfast.explain.store import CASES, ExplainInfo, answered, case_images, cases, read_info
+from holdfast.explain.store import CASES, ExplainInfo, answered, cases, portrayed, read_info
 from holdfast.foundation import registry
 from holdfast.records.files import storing, write_atomic
 from holdfast.report.charts import svg
-from holdfast.report.page import OPEN, environment, style
+from holdfast.report.page import environment, style
 from holdfast.report.pictures import data_uri
 
 WIDE = 6
@@ -44,6 +48,16 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Portrait:
+    """An image, and for each net its gradient and the slice around it, as data URIs, and the class that it becomes."""
+
+    image: str
+    gradients: Mapping[str, str]
+    slices: Mapping[str, str]
+    becomes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Explained:
     """A whole explanation, as a page takes it: ``net`` is what the model is called, ``info`` what a folder says."""
 
@@ -52,7 +66,7 @@ class Explained:
     panels: Sequence[Panel]
     breaches: tuple[str, ...]
     cases: Sequence[Mapping[str, Any]]
-    pictures: Mapping[int, str]
+    portraits: Mapping[int, Portrait]
 
 
 def has_explanation(folder: Path) -> bool:
@@ -67,17 +81,16 @@ def read_explanation(folder: Path) -> Explained:
         probe = validated(registry.load("probe", name), answer.settings, name)
         panels.append(_panel(name, probe, each))
         found.append(each)
-    pictures = {one: data_uri(image) for one, image in case_images(folder).items()}
-    return Explained(
-        read_info(folder).nets[0].name, read_info(folder), panels, contradictions(found), cases(folder), pictures
-    )
+    info = read_info(folder)
+    drawn = _portraits(portrayed(folder), info)
+    return Explained(info.nets[0].name, info, panels, contradictions(found), cases(folder), drawn)
 
 
 def piece(explanation: Explanation) -> str:
     """An explanation as a piece of a page, with the page's style but without its frame."""
     panels = [_panel(name, probe, explanation.answers[name]) for name, probe in explanation.probes.items()]
     explained = Explained("the model", None, panels, explanation.breaches, explanation.cases, {})
-    return environment().get_template("explained.html").render(explained=explained, open=OPEN)
+    return environment().get_template("explained.html").render(explained=explained)
 
 
 def write_explanation(folder: Path) -> Path:
@@ -89,7 +102,7 @@ def write_explanation(folder: Path) -> Path:
     """
     page = folder / "report.html"
     explained = read_explanation(folder)
-    text = environment().get_template("explained_page.html").render(explained=explained, style=style(), open=OPEN)
+    text = environment().get_template("explained_page.html").render(explained=explained, style=style())
     with storing(page):
         write_atomic(page, [text.encode("utf-8", errors="replace")])
     return page
@@ -98,3 +111,25 @@ def write_explanation(folder: Path) -> Path:
 def _panel(name: str, probe: Probe, found: Found) -> Panel:
     figures = [(figure, Markup(svg(figure.chart))) for figure in probe.draw(found)]  # Vega escapes its texts
     return Panel(name, probe.question, found, figures, bool(contradictions([found])))
+
+
+def _portraits(found: Mapping[str, np.ndarray], info: ExplainInfo) -> dict[int, Portrait]:
+    """The portraits by the ids of their images; the same class has the same colour in all of them."""
+    if not found:
+        return {}
+    nets, names = [net.name for net in info.nets], info.classes
+    colours = by_class([found[f"{net}/classes"] for net in nets], names)
+    drawn = {}
+    for place, one in enumerate(found["ids"].tolist()):
+        slices = {
+            net: regions(found[f"{net}/classes"][place], colours, found[f"{net}/outside"][place]).transpose(2, 0, 1)
+            / 255
+            for net in nets
+        }
+        drawn[one] = Portrait(
+            data_uri(found["images"][place]),
+            {net: data_uri(coloured(found[f"{net}/gradient"][place])) for net in nets},
+            {net: data_uri(each, smooth=False) for net, each in slices.items()},
+            {net: names[int(found[f"{net}/becomes"][place])] for net in nets},
+        )
+    return drawn

@@ -33,9 +33,6 @@ WEAKEST = 10
 
 EXPLAIN = "explain"
 """The folder of an explanation in that of a run."""
-OPEN = 12
-"""Case files that a page shows."""
-
 _HERE = Path(__file__).parent / "templates"
 _SEVERITY = {"error": 0, "warning": 1, "note": 2}
 
@@ -93,7 +90,7 @@ def render(folders: Sequence[Path], out: Path) -> Path:
     if not folders:
         raise BadValue("no run folder is given", hint="give at least one folder that holdfast audit wrote")
     subjects = _read([Path(folder) for folder in folders])
-    context = _context(subjects) | {"explained": _explained(folders), "open": OPEN}
+    context = _context(subjects) | {"explained": _explained(folders)}
     text = environment().get_template("page.html").render(context)
     out = Path(out)
     with storing(out):

@@ -22,7 +22,6 @@ from holdfast.explain.questions.plane_colours import HATCHED
 from holdfast.explain.questions.slices import (
     adversarial,
     at_random,
-    class_names,
     draw_losses,
     draw_regions,
     faults,
@@ -116,7 +115,7 @@ class DecisionBoundary(Probe):
             arrays |= {f"{net.name}/{kind}": each[kind] for kind in WAYS}
             taken = slices(case, net, batch, each["u"], each["v"], shown, self._axis, clip=self._clip)
             arrays |= {f"{net.name}/{key}": value for key, value in taken.items()}
-        names, ids, labels = class_names(case), case.source.ids, case.batch(first).y.tolist()
+        names, ids, labels = case.labels, case.source.ids, case.batch(first).y.tolist()
         tables = (self._distances(case, asked, seen), *self._differences(case, asked, seen)) if asked else ()
         return Found(
             tables,

@@ -38,12 +38,6 @@ LEAST_LOSS = 1e-4
 """Losses below are drawn there: their axis is logarithmic."""
 
 
-def class_names(case: Case) -> list[str]:
-    """A name for every class that a net may say: the data's, and numbers for those that it does not know."""
-    known = list(map(str, case.source.class_names))
-    return [*known, *map(str, range(len(known), max(net.model.classes for net in case.nets)))]
-
-
 def tangents(net: Net, loss: Loss, x: Tensor, y: Tensor) -> Tangent:
     """The tangents of the loss at any number of images."""
     slots = default_slots(x)

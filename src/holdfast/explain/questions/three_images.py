@@ -17,7 +17,7 @@ from holdfast.explain.drawing import Plane, finished, planes
 from holdfast.explain.found import Figure, Found, Table
 from holdfast.explain.probe import Effort, Probe, Step
 from holdfast.explain.questions.plane_colours import coloured, legend, regions
-from holdfast.explain.questions.slices import class_names, ends, faults, told
+from holdfast.explain.questions.slices import ends, faults, told
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import register
 from holdfast.probes.plane import look, spanned
@@ -87,7 +87,7 @@ class ThreeImages(Probe):
             few = () if triples else ("There are no three images of different classes: no plane was looked at.",)
             return Found((), (), caveats=few, breaches=breaches, words={"nets": []})
         seen = {net.name: self._seen(case, net, triples, step) for net in asked}
-        first, names, ids = asked[0], class_names(case), case.source.ids
+        first, names, ids = asked[0], case.labels, case.source.ids
         numbers = {
             net.name: self._numbers(case, seen[net.name], seen[first.name], [each.places for each in triples])
             for net in asked
