@@ -241,6 +241,14 @@ def styled(chart: Any) -> Any:
         aria=False,
         padding={"left": 2, "right": 12, "top": 4, "bottom": 2},
         axis=alt.AxisConfig(**axis, **sizes),
-        legend=alt.LegendConfig(labelColor=INK, labelFontSize=12, symbolStrokeWidth=2.2, rowPadding=4),
+        legend=alt.LegendConfig(
+            titleColor=MUTED,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            labelColor=INK,
+            labelFontSize=12,
+            symbolStrokeWidth=2.2,
+            rowPadding=4,
+        ),
         view=alt.ViewConfig(stroke=None),
     )

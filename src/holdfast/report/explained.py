@@ -59,7 +59,8 @@ class Portrait:
 
 @dataclass(frozen=True)
 class Explained:
-    """A whole explanation, as a page takes it: ``net`` is what the model is called, ``info`` what a folder says."""
+    """A whole explanation, as a page takes it: ``net`` is what the model is called, ``info`` what a folder says, ``colours``
+    those of the classes in the portraits."""
 
     net: str
     info: ExplainInfo | None
@@ -67,6 +68,7 @@ class Explained:
     breaches: tuple[str, ...]
     cases: Sequence[Mapping[str, Any]]
     portraits: Mapping[int, Portrait]
+    colours: Mapping[str, str]
 
 
 def has_explanation(folder: Path) -> bool:
@@ -82,14 +84,14 @@ def read_explanation(folder: Path) -> Explained:
         panels.append(_panel(name, probe, each))
         found.append(each)
     info = read_info(folder)
-    drawn = _portraits(portrayed(folder), info)
-    return Explained(info.nets[0].name, info, panels, contradictions(found), cases(folder), drawn)
+    drawn, colours = _portraits(portrayed(folder), info)
+    return Explained(info.nets[0].name, info, panels, contradictions(found), cases(folder), drawn, colours)
 
 
 def piece(explanation: Explanation) -> str:
     """An explanation as a piece of a page, with the page's style but without its frame."""
     panels = [_panel(name, probe, explanation.answers[name]) for name, probe in explanation.probes.items()]
-    explained = Explained("the model", None, panels, explanation.breaches, explanation.cases, {})
+    explained = Explained("the model", None, panels, explanation.breaches, explanation.cases, {}, {})
     return environment().get_template("explained.html").render(explained=explained)
 
 
@@ -113,10 +115,10 @@ def _panel(name: str, probe: Probe, found: Found) -> Panel:
     return Panel(name, probe.question, found, figures, bool(contradictions([found])))
 
 
-def _portraits(found: Mapping[str, np.ndarray], info: ExplainInfo) -> dict[int, Portrait]:
-    """The portraits by the ids of their images; the same class has the same colour in all of them."""
+def _portraits(found: Mapping[str, np.ndarray], info: ExplainInfo) -> tuple[dict[int, Portrait], dict[str, str]]:
+    """The portraits by the ids of their images, and the colour of each class in all of them."""
     if not found:
-        return {}
+        return {}, {}
     nets, names = [net.name for net in info.nets], info.classes
     colours = by_class([found[f"{net}/classes"] for net in nets], names)
     drawn = {}
@@ -132,4 +134,4 @@ def _portraits(found: Mapping[str, np.ndarray], info: ExplainInfo) -> dict[int, 
             {net: data_uri(each, smooth=False) for net, each in slices.items()},
             {net: names[int(found[f"{net}/becomes"][place])] for net in nets},
         )
-    return drawn
+    return drawn, {names[one]: colour for one, colour in colours.items()}
