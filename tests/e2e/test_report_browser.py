@@ -85,3 +85,43 @@ def test_the_skip_link_comes_first_and_works(browser, pages):
     page.keyboard.press("Enter")
     assert page.url.endswith("#verdict")
     page.close()
+
+
+@pytest.fixture(scope="module")
+def why(tmp_path_factory) -> Path:
+    """The page of an explanation with pictures, planes, dots and case files."""
+    import holdfast
+    from holdfast.explain.questions.decision_boundary import DecisionBoundary
+    from holdfast.explain.questions.gradients import Gradients
+    from holdfast.explain.questions.restarts import Restarts
+    from holdfast.report.explained import write_explanation
+
+    out = tmp_path_factory.mktemp("why")
+    probes = [
+        Restarts(num=2, steps=2, images=3),
+        Gradients(images=6),
+        DecisionBoundary(images=6, random=1, steps=3, grid=9),
+    ]
+    twin = {"<b>twin</b>": holdfast.models.load.load("net:small_cnn", shape=(1, 32, 32))}
+    holdfast.explain(
+        "net:small_cnn", "digits", threat=holdfast.Linf(0.1), probes=probes, against=twin, limit=6, out=out
+    )
+    return write_explanation(out)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_page_of_an_explanation(browser, why, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(why.as_uri())
+    assert [url for url in requests if not url.startswith("data:")] == [why.as_uri()] and complaints == []
+    for name in ("why-restarts", "why-gradients", "why-decision_boundary", "cases"):
+        assert page.locator(f"#{name} h2").is_visible(), name
+    assert page.locator("header b").all_inner_texts() == ["model", "<b>twin</b>", "untrained"]  # names are text
+    assert page.locator(".drawing svg image").count() > 10 and page.locator(".case img").count() > 10
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    context.close()
