@@ -30,6 +30,7 @@ from holdfast.foundation import units
 from holdfast.foundation.errors import BadData, BadValue, PlanMismatch, UnknownName
 from holdfast.foundation.stats import Interval
 from holdfast.models.load import load
+from holdfast.threats.l0 import L0
 from holdfast.threats.l2 import L2
 from holdfast.threats.linf import Linf
 
@@ -249,6 +250,13 @@ def test_known_images_are_not_under_test():
     apart(source(5, seed=1), source())
     with pytest.raises(BadData, match=r"12 images under test are among the known ones"):
         apart(source(name="same"), source())
+
+
+def test_other_threats_are_refused_before_any_work():
+    with pytest.raises(BadValue, match="threat is l0"):
+        case(threat=L0(3))
+    with pytest.raises(BadValue, match="eps is 0"):
+        case(threat=Linf(0.0))
 
 
 def test_settings_are_checked_by_name():

@@ -14,7 +14,7 @@ from holdfast.ascent.engine import default_slots, predict
 from holdfast.ascent.state import Rows
 from holdfast.audit.feed import tensors
 from holdfast.data.source import Source
-from holdfast.foundation.errors import BadData
+from holdfast.foundation.errors import BadData, BadValue
 from holdfast.models.model import Model
 from holdfast.threats.threat import Threat
 
@@ -60,6 +60,9 @@ class Case:
         known: labelled images that the nets may have been trained on, none of them under test; None where there are none.
         seed: of every draw.
         confidence: of every interval.
+
+    Raises:
+        BadValue: another threat, or one of radius 0.
     """
 
     nets: tuple[Net, ...]
@@ -68,6 +71,16 @@ class Case:
     known: Source | None = None
     seed: int = 0
     confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.threat.name not in NORMS:
+            raise BadValue(
+                f"threat is {self.threat.name}", hint=f"questions know {', '.join(NORMS)}: choose one of them"
+            )
+        if not self.threat.eps > 0:
+            raise BadValue(
+                "eps is 0: within it there is nothing to ask about", hint="give the radius, for example 8/255"
+            )
 
     @property
     def labels(self) -> list[str]:

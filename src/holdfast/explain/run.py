@@ -183,7 +183,7 @@ def _portraits(case: Case, out: Path, ids: Sequence[int]) -> dict[str, np.ndarra
     old = store.portrayed(out)
     if old.get("ids", np.zeros(0)).tolist() == sorted(ids):
         return old
-    return portraits(case, ids) if len(ids) and case.threat.eps > 0 else {}
+    return portraits(case, ids) if len(ids) else {}
 
 
 def _plain(value: Any) -> Any:
