@@ -83,7 +83,7 @@ class MixupInference(Experiment):
     net: str = "small_resnet"
     images: int = 15_000
     steps: int = 2000
-    robust_steps: int = 2000
+    robust_steps: int = 1500
     attack_steps: int = 2
     batch_size: int = 128
     lr: float = 0.1
