@@ -169,8 +169,9 @@ def _fallen(judge: Meter, searched: Meter, x: Tensor, y: Tensor, threat: Threat,
 
     def searching(chosen: Tensor) -> tuple[Hunt, list[Verdict], float]:
         """A search of some images, and the seconds of it that neither its steps nor its judgement took."""
-        beside = []
-        for _ in range(2):  # the faster one counts
+        beside: list[float] = []
+        took = 0.0
+        while not beside or (len(beside) < 3 and took < ENOUGH):  # the fastest one counts
             targets = attack.searches(ranking(logits, y)[chosen].cpu())
             hunt = Hunt(attack, threat, targets, searched, judge, slots, stage=0)
             began = time.perf_counter()
@@ -231,12 +232,12 @@ def _pace(work: Callable[[int], Callable[[], object]], most: int, device: torch.
 
 
 def _fastest(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of some evaluations: `TIMES`, fewer where they are slow, after one that warms up."""
+    """Seconds of the fastest of some evaluations: `TIMES`, fewer where they are slow, the first to warm up if not alone."""
     seconds: list[float] = []
-    while len(seconds) < 3 or (len(seconds) < TIMES and sum(seconds) < ENOUGH):
+    while not seconds or (len(seconds) < TIMES and sum(seconds) < ENOUGH):
         began = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+    return min(seconds[1:] or seconds)
