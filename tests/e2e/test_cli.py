@@ -238,6 +238,15 @@ def test_plan(net, cli) -> None:
     }
     assert costs["clean"]["forwards"] == 500 and costs["pgd"]["backwards"] == 500 * 20
     assert costs["apgd-t"]["backwards"] == 500 * 3 * 50 and all(cost["seconds"] > 0 for cost in costs.values())
+    ran = cli("plan", *net, "--corruptions", "fog", "contrast", "--severities", "2", "5")
+    assert (
+        ran.code == 0
+        and "under 2 corruptions, severities 2, 5" in ran.out
+        and "gradients" in ran.out
+        and "sweep" not in ran.out
+    )
+    costs = json.loads(cli("plan", *net, "--corruptions", "fog", "--severities", "2", "--json").out)
+    assert [(cost["stage"], cost["forwards"]) for cost in costs] == [("checks", 0), ("clean", 500), ("fog", 500)]
 
 
 def folder(images: np.ndarray, labels: np.ndarray) -> str:

@@ -23,7 +23,7 @@ class Images:
     """Which images."""
 
     data: str | None = None
-    """The images: digits (the default), or the path of a folder, .npz, .parquet, CIFAR binary or idx file."""
+    """The images: digits (the default), or the path of a folder, .tar shards, .npz, .parquet, CIFAR binary or idx."""
     split: str | None = None
     """Which part of the data; its test part unless given."""
     limit: int | None = None

@@ -78,7 +78,8 @@ def _at(path: Path, split: str | None) -> Source:
     """The source at a path, by what lies there."""
     with reading(path, what="data"):
         path = path.expanduser()
-        path.stat()
+        if not set(path.name) & set("*?["):  # else a pattern, of which there may be no file
+            path.stat()
     layouts = [layout for layout in map(_layout, registry.names("data")) if layout.needs_path]
     found = [layout for layout in layouts if layout.recognises(path)]
     if len(found) == 1:

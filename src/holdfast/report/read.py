@@ -24,7 +24,7 @@ _AGAIN = "run the audit again with the same command; it goes on where it stopped
 _TOLERANCE = 1e-12  # radii come from the same parser, so that equal ones differ by rounding at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one sample.
 

@@ -214,7 +214,6 @@ def describe_conditions(
             hint="take the softmax out of the model; it is not needed to classify",
         )
     images, released = data_info(source), question.released.fingerprint() if question.released else ""
-    side = source.shape[1] * source.shape[2]
     return ConditionsInfo(
         name=name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -227,7 +226,7 @@ def describe_conditions(
         jpeg=question.jpeg,
         adaptation=adaptation,
         seed=question.seed,
-        chunk=int(min(256, max(16, PIXELS // side))),
+        chunk=chunk_of(source),
         model=model.info(),
         data=images.model_copy(update={"fingerprint": images.fingerprint + released}),
         overlap=overlap(model.declared, question.corruptions),
@@ -236,6 +235,11 @@ def describe_conditions(
         command=command,
         request=request or {},
     )
+
+
+def chunk_of(source: Source) -> int:
+    """How many images of a source are corrupted and evaluated at once."""
+    return int(min(256, max(16, PIXELS // (source.shape[1] * source.shape[2]))))
 
 
 def uint8_images(images: np.ndarray) -> Tensor:
