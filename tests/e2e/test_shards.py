@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,11 +29,12 @@ import holdfast.cli.report
 from holdfast.cli.app import run
 for line in sys.stdin:
     arguments, environments = json.loads(line)
+    agent = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     children = []
     for rank, environment in enumerate(environments):
         child = os.fork()
         if not child:
-            os.environ.update(environment)
+            os.environ.update(environment, MASTER_PORT=str(agent.port))
             sys.stdout = sys.stderr = open(f"told.{rank}", "w", buffering=1)
             os._exit(run(arguments))
         children.append(child)
@@ -71,14 +71,12 @@ class Launcher:
 
     def begin(self, world: int, arguments: list[str], *, nap: float = 0.0) -> list[int]:
         """Starts a command in ``world`` processes; returns their process ids."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         shared = {
             "TORCHELASTIC_RUN_ID": "test",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "0",
             "WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
             "NAP": str(nap),
         }
         ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]

@@ -97,9 +97,10 @@ def first_to_tell() -> bool:
     """Whether no other process of the run has asked this before: an error that all of them meet is told once."""
     import torch.distributed as dist
 
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=5)))
-        return store.add("told", 1) == 1
+        store = dist.TCPStore(address, port, timeout=timedelta(seconds=5), wait_for_workers=False)
+        return store.add(f"holdfast told {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
     except RuntimeError:  # nobody is left to agree with
         return True
 
