@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_resume import REQUEST, count, lines, resumed, same
+from test_resume import REQUEST, count, lines, same
 from test_resume import workshop as workshop
 
 from holdfast.records import store
@@ -133,6 +133,7 @@ def test_torchrun(workshop: Path, cli, monkeypatch) -> None:
     assert verified.code == 0, verified.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_as_by_one(world: int, workshop: Path, launcher: Launcher) -> None:
     run = workshop / f"by {world}"
@@ -146,34 +147,35 @@ def test_as_by_one(world: int, workshop: Path, launcher: Launcher) -> None:
     assert [bool(told) for told in launcher.told(world)] == [True] + [False] * len(others)
 
 
-@pytest.mark.parametrize(("victim", "resuming"), [(1, 1), (0, 3)])
-def test_a_process_is_killed(
-    victim: int,
-    resuming: int,
-    workshop: Path,
-    launcher: Launcher,
-    cli,
-    monkeypatch,
-) -> None:
-    run = workshop / f"without {victim}"
-    children = launcher.begin(2, [*FEW, run.name], nap=0.01)
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_process_is_killed(victim: int, workshop: Path, launcher: Launcher, cli, monkeypatch) -> None:
+    """The other one says so and ends; one process goes on, or three."""
+    run, by_one = workshop / f"without {victim}", workshop / f"without {victim}, by one"
+    children = launcher.begin(2, [*FEW, run.name], nap=0.004)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (count(run / store.RECORDS) > 40 and any(map(count, run.glob(SHARDS)))):
+    while time.monotonic() < deadline:
         time.sleep(0.002)
+        os.kill(children[0], signal.SIGSTOP)  # it would take the shard over
+        if count(run / store.RECORDS) > 40 and any(map(count, run.glob(SHARDS))):
+            break
+        os.kill(children[0], signal.SIGCONT)
+    assert time.monotonic() < deadline
     os.kill(children[victim], signal.SIGKILL)
+    os.kill(children[0], signal.SIGCONT)
     codes = launcher.ended()
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 4, launcher.told(2)
     assert "another process of this run has ended" in launcher.told(2)[1 - victim]
     assert not (run / store.SUMMARY).exists()
-    assert victim or any(map(count, run.glob(SHARDS)))
-    if resuming == 1:
-        resumed(workshop, run.name, cli, monkeypatch)
-    else:
-        assert launcher.ran(resuming, [*FEW, run.name]) == [0] * resuming, launcher.told(resuming)
-    same(run, workshop / "whole")
-    clean(run)
+    shutil.copytree(run, by_one)
+    assert launcher.ran(3, [*FEW, run.name]) == [0, 0, 0], launcher.told(3)
+    monkeypatch.chdir(workshop)
+    assert cli(*FEW, by_one.name, "--quiet").code == 0
+    for finished in (run, by_one):
+        same(finished, workshop / "whole")
+        clean(finished)
 
 
+@pytest.mark.slow
 def test_again_and_again(workshop: Path, launcher: Launcher) -> None:
     """Each of three processes is killed in its turn, and another number of them goes on."""
     run = workshop / "again"
@@ -193,15 +195,16 @@ def test_again_and_again(workshop: Path, launcher: Launcher) -> None:
 
 def test_a_folder_in_use(workshop: Path, launcher: Launcher, cli, monkeypatch) -> None:
     run = workshop / "busy"
-    launcher.begin(2, [*FEW, run.name], nap=0.005)
+    children = launcher.begin(2, [*FEW, run.name], nap=0.01)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and count(run / store.RECORDS) < 5:
         time.sleep(0.002)
     monkeypatch.chdir(workshop)
     refused = cli(*FEW, run.name, "--quiet")
     assert refused.code == 2 and "another process is writing" in refused.err
-    assert launcher.ended() == [0, 0]
-    same(run, workshop / "whole")
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    assert launcher.ended() == [-signal.SIGKILL] * 2
 
 
 def once(told: list[str], error: str) -> None:

@@ -122,11 +122,11 @@ class _Sample:
         )
 
 
-def _breadth_first(parts: Iterable[Sequence[int]], width: int) -> Iterator[tuple[int, int]]:
-    """The first search of every position, as the parts come, then the second of all, and so on."""
+def _breadth_first(portions: Iterable[Sequence[int]], width: int) -> Iterator[tuple[int, int]]:
+    """The first search of every position, as the portions come, then the second of all, and so on."""
     positions = []
-    for part in parts:
-        for position in part:
+    for portion in portions:
+        for position in portion:
             positions.append(position)
             yield position, 0
     yield from ((position, search) for search in range(1, width) for position in positions)
@@ -174,18 +174,18 @@ class Hunt:
         return (event for event in self.events(feed, before=before) if isinstance(event, Verdict))
 
     def events(
-        self, feed: Feed, *, before: Iterable[Ended] = (), parts: Iterable[Sequence[int]] | None = None
+        self, feed: Feed, *, before: Iterable[Ended] = (), portions: Iterable[Sequence[int]] | None = None
     ) -> Iterator[Ended]:
         """Every search that ends, and every verdict, in the order in which they are reached.
 
-        ``before``: searches that ended in an earlier run; they are not repeated. ``parts``: the positions that are searched,
-        in portions that are asked for as slots get free; all positions unless given.
+        ``before``: searches that ended in an earlier run; they are not repeated. ``portions``: the positions that are
+        searched, each portion asked for when slots get free; all positions unless given.
         """
         count, width = self.targets.shape
         minimal = self.attack.goal == "minimal"
         samples: dict[int, _Sample] = {}
         resolved = bytearray(count)
-        ahead = _breadth_first([range(count)] if parts is None else parts, width)
+        ahead = _breadth_first([range(count)] if portions is None else portions, width)
         put_back: deque[tuple[int, int]] = deque()
         deferred: list[tuple[int, int]] = []
         flight = _Flight()

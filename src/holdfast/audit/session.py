@@ -189,8 +189,8 @@ class Session:
         mine = set(own.tolist())
         before = [_ended(record, place[record.id]) for record in searched if place[record.id] in mine]
         made, charged = self._made(), -sum(e.forwards + e.backwards for e in before)
-        parts = (part.tolist() for part in chain([own], chunks))
-        for event in hunt.events(feed, before=before, parts=parts):
+        portions = (portion.tolist() for portion in chain([own], chunks))
+        for event in hunt.events(feed, before=before, portions=portions):
             final, sample = isinstance(event, Verdict), int(ids[event.position])
             self._append(_record(event, sample, stage.name, eps), _point(event))
             if final:
