@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -122,6 +122,16 @@ class _Sample:
         )
 
 
+def _breadth_first(portions: Iterable[Sequence[int]], width: int) -> Iterator[tuple[int, int]]:
+    """The first search of every position, as the portions come, then the second of all, and so on."""
+    positions = []
+    for portion in portions:
+        for position in portion:
+            positions.append(position)
+            yield position, 0
+    yield from ((position, search) for search in range(1, width) for position in positions)
+
+
 def _rank(event: Ended) -> tuple[bool, float]:
     """Smaller is better: a near success, then a far one, then a failure of a large loss."""
     return (False, event.distance) if event.fooled else (True, -event.value)
@@ -163,16 +173,19 @@ class Hunt:
         """The verdict on every sample, as soon as it is reached."""
         return (event for event in self.events(feed, before=before) if isinstance(event, Verdict))
 
-    def events(self, feed: Feed, *, before: Iterable[Ended] = ()) -> Iterator[Ended]:
+    def events(
+        self, feed: Feed, *, before: Iterable[Ended] = (), portions: Iterable[Sequence[int]] | None = None
+    ) -> Iterator[Ended]:
         """Every search that ends, and every verdict, in the order in which they are reached.
 
-        ``before``: searches that ended in an earlier run; they are not repeated.
+        ``before``: searches that ended in an earlier run; they are not repeated. ``portions``: the positions that are
+        searched, each portion asked for when slots get free; all positions unless given.
         """
         count, width = self.targets.shape
         minimal = self.attack.goal == "minimal"
         samples: dict[int, _Sample] = {}
         resolved = bytearray(count)
-        ahead = ((position, search) for search in range(width) for position in range(count))
+        ahead = _breadth_first([range(count)] if portions is None else portions, width)
         put_back: deque[tuple[int, int]] = deque()
         deferred: list[tuple[int, int]] = []
         flight = _Flight()

@@ -19,12 +19,14 @@ from holdfast.audit.checks import probe
 from holdfast.audit.conclude import conclude
 from holdfast.audit.feed import tensors
 from holdfast.audit.plan import Plan
+from holdfast.audit.ranks import Alone, Ranks
 from holdfast.audit.session import Session, Watcher, logarithmic
 from holdfast.data.source import Source
-from holdfast.foundation.errors import BadModel
+from holdfast.foundation.errors import BadData, BadModel
 from holdfast.models.doctor import examine, raise_errors
 from holdfast.models.model import Model
 from holdfast.records.schema import DataInfo, Finding, RunInfo, Summary
+from holdfast.records.shard import Shard
 from holdfast.records.store import SUMMARY, Store, read_summary, same_run
 from holdfast.threats.threat import Threat
 
@@ -166,24 +168,33 @@ def run(
     plan: Plan,
     slots: int | None = None,
     watch: Watcher | None = None,
+    ranks: Ranks | None = None,
 ) -> Summary:
     """Runs or resumes the audit that ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
+
+    ``ranks``: the processes that share the work, of which this is the first; the others call `lend_a_hand`.
 
     Raises:
         PlanMismatch: the folder holds another run.
         StorageError: it cannot be written; what is finished stays finished.
         BadModel: the model fails on a sample; likewise.
+        Incomplete: another process ended; likewise.
     """
+    ranks = ranks or Alone()
     if (folder / SUMMARY).exists():
         same_run(folder, info)
+        ranks.gather(None)
         return read_summary(folder)
     store = Store(folder, info)
     try:
+        ranks.gather(store.info)
+        ranks.gather("read")  # nothing is appended before all have read what there is
         with frozen(model.module), _seeded(info.seed, model):
-            session = Session(model, source, store, threat=threat, plan=plan, slots=slots, watch=watch)
+            session = Session(model, source, store, threat=threat, plan=plan, slots=slots, watch=watch, ranks=ranks)
             session.run()
             changed = session.changed()
-        seconds = store.finish(session.discarded)
+        discarded = sum(ranks.gather(session.discarded))
+        seconds = store.finish(discarded)
         return conclude(
             store,
             source,
@@ -192,7 +203,41 @@ def run(
             changed=changed,
             asked=session.asked,
             seconds=seconds,
-            discarded=store.past_discarded + session.discarded,
+            discarded=store.past_discarded + discarded,
         )
     finally:
         store.close()
+
+
+def lend_a_hand(
+    model: Model, source: Source, folder: Path, *, threat: Threat, plan: Plan, slots: int | None, ranks: Ranks
+) -> None:
+    """The part of a run of the processes that are not the first; see `run`.
+
+    Raises:
+        BadModel: the model is not that of the first process, or fails on a sample.
+        BadData: the images are not those of the first process.
+        StorageError: the folder is not that of the first process, or cannot be written.
+        Incomplete: another process ended.
+    """
+    info = ranks.gather(None)[0]
+    if info is None:
+        return  # the run is finished
+    if model.fingerprint != info.model.fingerprint:
+        raise BadModel(
+            f"process {ranks.rank} loads another model than process 0",
+            hint="every process builds the model anew: give it weights, or seed what its factory draws",
+        )
+    if source.fingerprint() != info.data.fingerprint:
+        raise BadData(
+            f"process {ranks.rank} reads other images than process 0", hint="give all hosts the same copy of the data"
+        )
+    shard = Shard(folder, info, ranks.rank)
+    try:
+        ranks.gather("read")
+        with frozen(model.module), _seeded(info.seed, model):
+            session = Session(model, source, shard, threat=threat, plan=plan, slots=slots, watch=None, ranks=ranks)
+            session.run()
+        ranks.gather(session.discarded)
+    finally:
+        shard.close()

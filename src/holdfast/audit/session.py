@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,11 +21,14 @@ from holdfast.ascent.views import Expectation, Logarithm
 from holdfast.audit.entry import Past
 from holdfast.audit.feed import SourceFeed, tensors
 from holdfast.audit.plan import Plan, Stage
+from holdfast.audit.ranks import Ranks, shares
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel
 from holdfast.losses import margin
 from holdfast.models.model import Model
+from holdfast.records.known import Outcome
 from holdfast.records.schema import CLEAN, Finding, Record
+from holdfast.records.shard import Shard
 from holdfast.records.store import Store
 from holdfast.threats.threat import Threat
 
@@ -61,12 +65,13 @@ class Session:
         self,
         model: Model,
         source: Source,
-        store: Store,
+        store: Store | Shard,
         *,
         threat: Threat,
         plan: Plan,
         slots: int | None,
         watch: Watcher | None,
+        ranks: Ranks,
     ) -> None:
         sample, _ = tensors(source, np.asarray(source.ids)[:32], dtype=model.dtype, device=model.device)
         module = model.module
@@ -76,6 +81,9 @@ class Session:
         self.threat = threat
         self.plan = plan
         self.watch = watch
+        self.ranks = ranks
+        self._turn = 0
+        self._reached: list[Outcome] = []
         self.slots = slots or engine.default_slots(sample)
         self.draws = plan.draws
         self._copy = logarithmic(search_copy(module, sample).module, store.info.findings)
@@ -103,7 +111,9 @@ class Session:
         """The clean pass: one forward per sample, of the classifier itself."""
         known = self.store.judged(CLEAN, 0.0)
         ids = np.array([i for i in self.source.ids.tolist() if i not in known], dtype=np.int64)
-        self._report(CLEAN, 0.0, len(known), len(self.source), len(self.store.broken))
+        done, broken = len(known), len(self.store.broken)
+        tally = self._tally(CLEAN, 0.0, done, len(self.source), broken)
+        ids = ids[self.ranks.rank :: self.ranks.world]
         for start in range(0, len(ids), self.slots):
             part = ids[start : start + self.slots]
             x, y = tensors(self.source, part, dtype=self.model.dtype, device=self.model.device)
@@ -133,8 +143,10 @@ class Session:
                     backwards=0,
                     ranking=tuple(ranks),
                 )
-                self.store.append(record)
-            self._report(CLEAN, 0.0, len(known) + start + len(part), len(self.source), len(self.store.broken))
+                self._append(record)
+            tally(len(part), int((logits.argmax(1) != y).sum()))
+        self._agree()
+        tally(0, 0)
 
     def stage(self, stage: Stage, threat: Threat) -> None:
         """One stage at one radius, on the samples that nothing has broken yet and that its rule lets in.
@@ -152,7 +164,7 @@ class Session:
         ids = ids[~np.isin(ids, list(judged))]
         entered = len(ids) + len(judged)
         broken = self.store.broken_within(eps)
-        self._report(stage.name, eps, len(judged), entered, len(broken))
+        tally = self._tally(stage.name, eps, len(judged), entered, len(broken))
         if not len(ids):
             return
         ranks = torch.tensor([self.store.ranking[i] for i in ids.tolist()], dtype=torch.int64).view(len(ids), -1)
@@ -168,20 +180,25 @@ class Session:
         feed = SourceFeed.of(
             self.source, ids, seed=self.store.info.seed, dtype=self.model.dtype, device=self.model.device
         )
-        searched = self.store.searches(stage.name, eps)
-        place = {i: position for position, i in enumerate(ids.tolist())} if searched else {}
-        before = [_ended(record, place[record.id]) for record in searched if record.id in place]
-        made, charged, done = self._made(), -sum(e.forwards + e.backwards for e in before), len(judged)
-        for event in hunt.events(feed, before=before):
-            final = isinstance(event, Verdict)
-            self.store.append(_record(event, int(ids[event.position]), stage.name, eps), _point(event))
+        place = {i: position for position, i in enumerate(ids.tolist())}
+        searched = [record for record in self.store.searches(stage.name, eps) if record.id in place]
+        begun = np.unique(np.array([place[record.id] for record in searched], dtype=np.int64))
+        order = np.concatenate([begun, np.setdiff1d(np.arange(len(ids)), begun)])
+        fixed = max(len(begun), self.ranks.world * self.slots)
+        own, chunks = shares(order, fixed, self.ranks, f"taken {self._turn}")
+        mine = set(own.tolist())
+        before = [_ended(record, place[record.id]) for record in searched if place[record.id] in mine]
+        made, charged = self._made(), -sum(e.forwards + e.backwards for e in before)
+        portions = (portion.tolist() for portion in chain([own], chunks))
+        for event in hunt.events(feed, before=before, portions=portions):
+            final, sample = isinstance(event, Verdict), int(ids[event.position])
+            self._append(_record(event, sample, stage.name, eps), _point(event))
             if final:
-                done += 1
                 charged += event.forwards + event.backwards
-                if event.fooled:
-                    broken.add(int(ids[event.position]))
-                self._report(stage.name, eps, done, entered, len(broken))
+                tally(1, int(event.fooled and sample not in broken))
         self.discarded += max(0, self._made() - made - charged)
+        self._agree()
+        tally(0, 0)
 
     def past(self, stage: Stage | None, eps: float) -> Past:
         """What was known when that stage began at that radius, of which some searches may have ended; None: at the end."""
@@ -236,11 +253,43 @@ class Session:
     def _made(self) -> int:
         return self.original.forwards + sum(meter.forwards + meter.backwards for meter in self._searched.values())
 
+    def _append(self, record: Record, point: np.ndarray | None = None) -> None:
+        self.store.append(record, point)
+        if record.final and self.ranks.world > 1:
+            self._reached.append(Outcome.of(record))
+
+    def _agree(self) -> None:
+        """The end of a stage: every process learns what the others found, and the first takes over what they wrote."""
+        self._turn += 1
+        if self.ranks.world == 1:
+            return
+        told = self.ranks.gather((self.store.hand_over(), self._reached))
+        self._reached = []
+        others = [each for rank, each in enumerate(told) if rank != self.ranks.rank]
+        names = [name for name, _ in others if name is not None]
+        self.store.take_over(names, [outcome for _, outcomes in others for outcome in outcomes])
+
+    def _tally(self, stage: str, eps: float, done: int, total: int, broken: int) -> Callable[[int, int], None]:
+        """Counts over all processes from here, and reports; what it returns takes the samples judged and broken since."""
+        turn, last = self._turn, done
+
+        def tally(judged: int, fell: int) -> None:
+            nonlocal last
+            fallen = broken + self.ranks.add(f"broken {turn}", fell)
+            now = done + self.ranks.add(f"judged {turn}", judged)
+            if now > last:
+                self._report(stage, eps, now, total, fallen)
+            last = now
+
+        self._report(stage, eps, done, total, broken)
+        return tally
+
     def _report(self, stage: str, eps: float, done: int, total: int, broken: int) -> None:
         if self.watch is None:
             return
         seconds, standing = time.monotonic() - self.began, len(self.source) - broken
-        eta = self._most_left(stage, eps, total - done, standing) * seconds / self._made() if self._made() else None
+        made = self._made() * self.ranks.world
+        eta = self._most_left(stage, eps, total - done, standing) * seconds / made if made else None
         self.watch(Progress(stage, eps, done, total, standing, len(self.source), seconds, eta))
 
     def _most_left(self, stage: str, eps: float, left: int, standing: int) -> int:

@@ -22,7 +22,8 @@ from holdfast.data.source import Source
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.models.model import Model
-from holdfast.records.store import FINAL_POINTS, read_info, read_summary, within
+from holdfast.records.known import within
+from holdfast.records.store import FINAL_POINTS, read_info, read_summary
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     except HoldfastError as error:
         return _told(problems, error)
     except KeyboardInterrupt:
-        problems.print("stopped. What is finished is kept: run the same command again to go on.", markup=False)
+        if _first_to_tell():
+            problems.print("stopped. What is finished is kept: run the same command again to go on.", markup=False)
         return Incomplete.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
@@ -97,8 +98,16 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _told(console: Console, error: HoldfastError) -> int:
-    console.print("[bold red]error:[/bold red] ", end="")
-    console.print(error.message, markup=False)
-    console.print("[bold]hint:[/bold]  ", end="")
-    console.print(error.hint, markup=False)
+    if _first_to_tell():
+        console.print("[bold red]error:[/bold red] ", end="")
+        console.print(error.message, markup=False)
+        console.print("[bold]hint:[/bold]  ", end="")
+        console.print(error.hint, markup=False)
     return error.exit_code
+
+
+def _first_to_tell() -> bool:
+    """Whether what ends this process is still to be told, if torchrun started several."""
+    from holdfast.audit import ranks
+
+    return not ranks.launched() or ranks.first_to_tell()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.audit.config import AuditConfig
     from holdfast.audit.corrupted.run import Watcher
     from holdfast.audit.plan import Plan
+    from holdfast.audit.ranks import Ranks
     from holdfast.data.source import Source
     from holdfast.models.model import Model
     from holdfast.records.conditions import ConditionsSummary
@@ -91,15 +92,26 @@ def audit(
         | natural.given()
         | guarded.given()
     )
+    from holdfast.audit.ranks import together
+    from holdfast.audit.run import lend_a_hand
     from holdfast.cli.report import write_report
 
     asked = question(config) if config.adversarial else None
+    ranks = together()
+    if ranks.world > 1 and (config.corruptions or config.perturbations or config.defence):
+        raise BadValue(
+            "corruptions, perturbations and defences are measured by one process",
+            hint="ask for them without torchrun; several processes share the audit by a plan, with --eps",
+        )
     progress = terminal(stderr=True)
-    model, source = load(config)
+    model, source = load(_placed(config, ranks))
+    if ranks.rank and asked:
+        lend_a_hand(model, source, config.folder, threat=asked[0], plan=asked[1], slots=config.slots, ranks=ranks)
+        return 0
     weather = _weather(config, model, source) if config.corruptions else None
     films = _films(config, model, source) if config.perturbations else None
     behind = defended(config, model, source, **_origin(config)) if config.defence else None
-    worst = _worst_case(config, *asked, model, source, progress, quiet=quiet) if asked else None
+    worst = _worst_case(config, *asked, model, source, progress, ranks, quiet=quiet) if asked else None
     under = along = guard = None
     if behind:
         with watching_conditions(progress, "defence", quiet=quiet) as watch:
@@ -144,6 +156,7 @@ def _worst_case(
     model: Model,
     source: Source,
     progress: Console,
+    ranks: Ranks,
     *,
     quiet: bool,
 ) -> Summary:
@@ -165,7 +178,23 @@ def _worst_case(
         **_origin(config),
     )
     with watching(progress, quiet=quiet) as watch:
-        return run(model, source, info, config.folder, threat=allowed, plan=chosen, slots=config.slots, watch=watch)
+        return run(
+            model,
+            source,
+            info,
+            config.folder,
+            threat=allowed,
+            plan=chosen,
+            slots=config.slots,
+            watch=watch,
+            ranks=ranks,
+        )
+
+
+def _placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
+    """The same, with a GPU for each process of a host where they share an audit by ``cuda``."""
+    shared = ranks.world > 1 and config.device == "cuda"
+    return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
 
 
 def _weather(config: AuditConfig, model: Model, source: Source) -> Callable[[Watcher | None], ConditionsSummary]:

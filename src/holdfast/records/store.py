@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,27 +13,24 @@ import numpy as np
 
 from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.records.files import storing, write_atomic
+from holdfast.records.known import Known, Outcome, within
 from holdfast.records.lines import append, locked, repaired, unbuffered, whole, write
 from holdfast.records.schema import SCHEMA_VERSION, Record, RunInfo, Summary
+from holdfast.records.shard import SHARD_POINTS, SHARDS, shard_files, unshared
 
 RUN, RECORDS, POINTS, SESSIONS = "run.json", "records.jsonl", "points.raw", "sessions.jsonl"
 FINAL_POINTS, GALLERY, SUMMARY, REPORT = "points.safetensors", "gallery.safetensors", "summary.json", "report.html"
-
-TOLERANCE = 1e-6
-"""How far, absolutely and relative to the radius, a stored point may lie outside the set: rounding of float32."""
 
 _IDENTITY = ("plan", "stages", "draws", "threat", "eps", "curve", "seed", "model", "data")
 _NOT_IDENTITY = {"model": {"device", "name"}, "data": {"name"}}
 
 
-class Store:
+class Store(Known):
     """The records and points of one run, open for appending by one process.
 
     A point is written before the record that refers to it, and a record is one line, so that a kill at any moment loses
-    at most what was not appended yet: a torn last line, and points without a record, are cut off on resume.
-
-    ``broken`` maps an id to the distance of the nearest point that broke it so far (0: misclassified from the start);
-    ``ranking`` maps an id to its wrong classes by clean logit; ``margins`` maps (stage, eps) to the margins of its verdicts.
+    at most what was not appended yet: a torn last line, and points without a record, are cut off on resume. What other
+    processes of a run left in files of their own (`holdfast.records.shard`) is taken over then.
     """
 
     def __init__(self, folder: Path, info: RunInfo) -> None:
@@ -44,14 +41,9 @@ class Store:
             StorageError: it cannot be written, or another process is writing to it.
             BadFile: it was damaged by more than a kill.
         """
+        super().__init__()
         self.folder = folder
         self.info = info
-        self.broken: dict[int, float] = {}
-        self.margins: dict[tuple[str, float], dict[int, float]] = {}
-        self.ranking: dict[int, tuple[int, ...]] = {}
-        self._searches: dict[tuple[str, float], dict[int, list[Record]]] = {}
-        self._held: dict[tuple[str, float, int], dict[int, int]] = {}
-        """The points of fooled searches whose samples have no verdict yet: (stage, eps, id) -> search -> point."""
         self._count = 0
         with storing(folder), ExitStack() as opened:
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,9 +56,7 @@ class Store:
                 write_atomic(folder / RUN, [info.model_dump_json(indent=2).encode()])
             self._past_seconds, self.past_discarded = _past(folder)  # by a file time that the repair changes
             for record in repaired(folder / RECORDS, Record):
-                self._note(record)
-                if not record.final:
-                    self._searches.setdefault((record.stage, record.eps), {}).setdefault(record.id, []).append(record)
+                self.note(record)
             self._points = opened.enter_context(unbuffered(folder / POINTS))
             size = self._count * point_bytes(self.info)
             if self._points.tell() < size:
@@ -76,25 +66,16 @@ class Store:
                 )
             self._points.truncate(size)
             self._points.seek(0, os.SEEK_END)
+            self._absorb(folder.glob(SHARDS))
+            for stray in folder.glob(SHARD_POINTS):  # of a pair whose other file is removed already
+                stray.unlink()
             self._started = time.time()
             self._session({"started": self._started})
             opened.pop_all()
 
-    def judged(self, stage: str, eps: float) -> dict[int, float]:
-        """The ids that have a verdict of this stage at this radius, with the smallest margin that it met."""
-        return self.margins.get((stage, eps), {})
-
-    def broken_within(self, eps: float) -> set[int]:
-        """The ids that a point at most that far away has broken."""
-        return {sample for sample, distance in self.broken.items() if within(distance, eps)}
-
-    def searches(self, stage: str, eps: float) -> list[Record]:
-        """The searches that earlier sessions finished, of samples without a verdict of this stage at this radius."""
-        return [record for searches in self._searches.get((stage, eps), {}).values() for record in searches]
-
     def append(self, record: Record, point: np.ndarray | None = None) -> None:
         """Writes one finished record, its point first. A point that a search's own record holds is not written again."""
-        held = self._held.get((record.stage, record.eps, record.id), {}).get(record.search)
+        held = self.held.get((record.stage, record.eps, record.id), {}).get(record.search)
         with storing(self.folder):
             if held is not None:
                 record = record.model_copy(update={"point": held})
@@ -102,13 +83,32 @@ class Store:
                 record = record.model_copy(update={"point": self._count})
                 write(self._points, np.ascontiguousarray(point, dtype=self.info.model.dtype).tobytes())
             append(self._lines, record)
-        self._note(record)
+        self.note(record)
+
+    def hand_over(self) -> None:
+        """The counterpart of `holdfast.records.shard.Shard.hand_over`: what is appended here is where it belongs."""
+
+    def take_over(self, names: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+        """Moves what other processes appended to their files into those of the run.
+
+        Args:
+            names: of the files; ``outcomes``: what is in them, to see that none is missing.
+
+        Raises:
+            StorageError: they are not all here.
+        """
+        shards = [shard_files(self.folder, name)[0] for name in names]
+        with storing(self.folder):
+            if not all(path.exists() for path in shards):
+                raise unshared(self.folder)
+            self._absorb(shards)
+        if not all(outcome.id in self.judged(outcome.stage, outcome.eps) for outcome in outcomes):
+            raise unshared(self.folder)
 
     def finish(self, discarded: int) -> float:
         """Ends the session in good order; returns the wall seconds of all sessions together."""
         with storing(self.folder):
-            for file in (self._points, self._lines):
-                os.fsync(file.fileno())
+            self._flush()
         seconds = time.time() - self._started
         self._session({"started": self._started, "seconds": seconds, "discarded": discarded})
         return self._past_seconds + seconds
@@ -118,30 +118,40 @@ class Store:
         self._points.close()
         self._lines.close()
 
-    def _note(self, record: Record) -> None:
-        where = (record.stage, record.eps)
+    def note(self, record: Record) -> None:
+        """Takes in a record."""
         if record.point is not None:
             self._count = max(self._count, record.point + 1)
-        if not record.final:
-            if record.point is not None:
-                self._held.setdefault((*where, record.id), {})[record.search] = record.point
-            return
-        self._held.pop((*where, record.id), None)
-        self._searches.get(where, {}).pop(record.id, None)
-        self.margins.setdefault(where, {})[record.id] = record.margin
-        if record.fooled:
-            self.broken[record.id] = min(record.distance, self.broken.get(record.id, record.distance))
-        if record.ranking is not None:
-            self.ranking[record.id] = record.ranking
+        super().note(record)
+
+    def _absorb(self, shards: Iterable[Path]) -> None:
+        """Appends the records of these files with their points, and removes them. A kill in between loses nothing."""
+        item = point_bytes(self.info)
+        for lines in sorted(shards):
+            _, points = shard_files(self.folder, lines.name.split(".")[1])
+            with locked(lines), points.open("rb") as images:
+                for record in repaired(lines, Record):
+                    if self.has(record):
+                        continue
+                    point = None
+                    if record.point is not None:
+                        images.seek(record.point * item)
+                        raw = images.read(item)
+                        if len(raw) < item:  # the host went down before it was on the disk: it is done again
+                            break
+                        point = np.frombuffer(raw, dtype=self.info.model.dtype)
+                    self.append(record.model_copy(update={"point": None}), point)
+            self._flush()
+            lines.unlink()
+            points.unlink()
+
+    def _flush(self) -> None:
+        for file in (self._points, self._lines):
+            os.fsync(file.fileno())
 
     def _session(self, line: dict[str, float]) -> None:
         with storing(self.folder), (self.folder / SESSIONS).open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def within(distance: float, eps: float) -> bool:
-    """Whether a point lies inside the radius, but for the rounding of float32."""
-    return distance <= eps * (1 + TOLERANCE) + TOLERANCE
 
 
 def reached(record: Record, radii: Sequence[float]) -> float:
