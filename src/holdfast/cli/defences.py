@@ -103,13 +103,11 @@ def pool_of(data: str, per_class: int, seed: int, tested: Source) -> Pool:
     """A pool of the training part of that data, or of all of it where it has no such part; foreign where its classes have
     other names than those of the images under test."""
     from holdfast.audit.defended.options import pool_from
+    from holdfast.cli.subject import train_part
     from holdfast.data.load import load as load_data
-    from holdfast.foundation.errors import BadValue, UnknownName
 
-    try:
-        source = load_data(data, split="train")
-    except (UnknownName, BadValue):  # data without such a part, or a name that says which one already
-        source = load_data(data)
+    part = train_part(data)
+    source = load_data(data) if part is None else part
     return pool_from(source, per_class=per_class, seed=seed, foreign=source.class_names != tested.class_names)
 
 

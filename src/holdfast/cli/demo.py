@@ -119,12 +119,11 @@ def _why(
     """All questions about the robust net, beside the standard one and the control."""
     from holdfast.explain.api import chosen
     from holdfast.explain.case import Case, Net
-    from holdfast.explain.controls import untrained
+    from holdfast.explain.controls import controlled
     from holdfast.explain.run import measured, planned, run
 
     nets = [Net("robust", models["robust"]), Net("standard", models["standard"], "twin")]
-    control = untrained(models["robust"])
-    case = Case((*nets, *([control] if control else [])), test, threat, train)
+    case = Case(controlled(nets), test, threat, train)
     questions = planned(case, chosen(None, case), measured(case))
     with watching_counts(console, "searches", quiet=quiet) as watch:
         run(case, questions, out, command="holdfast demo --explain", step=watch or (lambda *step: None))

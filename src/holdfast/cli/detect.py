@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast.cli.show import show_findings
-from holdfast.cli.subject import Subject, allowed, load
+from holdfast.cli.subject import Subject, allowed, load, train_part
 from holdfast.cli.terminal import show_whole, terminal
 from holdfast.cli.watch import clock, watching_conditions
 from holdfast.foundation import units
@@ -140,17 +140,17 @@ def detect(
 def _training(train: str | None, data: str) -> Source:
     """The training part of what was given, or of the data under test; all of it where it was given and has no such part."""
     from holdfast.data.load import load as load_data
-    from holdfast.foundation.errors import BadValue, UnknownName
+    from holdfast.foundation.errors import BadValue
 
-    try:
-        return load_data(train or data, split="train")
-    except (UnknownName, BadValue):  # data without such a part, or a name that says which one already
-        if train is None:
-            raise BadValue(
-                f"{data} has no train part, and detectors learn from training images",
-                hint="give --train with images that the model was trained on, for example --train digits:train",
-            ) from None
-        return load_data(train)
+    part = train_part(train or data)
+    if part is not None:
+        return part
+    if train is None:
+        raise BadValue(
+            f"{data} has no train part, and detectors learn from training images",
+            hint="give --train with images that the model was trained on, for example --train digits:train",
+        )
+    return load_data(train)
 
 
 def show_detected(console: Console, summary: DetectedSummary) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from holdfast.cli.subject import Subject, allowed, load
+from holdfast.cli.subject import Subject, allowed, load, train_part
 from holdfast.cli.terminal import show_whole, terminal, width
 from holdfast.cli.watch import clock, watching_counts
 from holdfast.foundation.errors import Unbelievable
@@ -86,7 +86,7 @@ def explain(
     from holdfast.explain import run as running
     from holdfast.explain.case import Case, Net
     from holdfast.explain.configure import configured
-    from holdfast.explain.controls import untrained
+    from holdfast.explain.controls import controlled
     from holdfast.foundation import units
     from holdfast.report.explained import write_explanation
 
@@ -100,8 +100,7 @@ def explain(
     progress = terminal(stderr=True)
     if train_twin:
         nets.append(_trained(config, train or config.data, within, out, progress, quiet=quiet))
-    control = untrained(model, seed=config.seed)
-    case = Case((*nets, *([control] if control else [])), source, within, learned, config.seed)
+    case = Case(controlled(nets, seed=config.seed), source, within, learned, config.seed)
     speed = running.measured(case)
     if probe is None:
         for name, reason in {name: each.refuses(case) for name, each in probes.items()}.items():
@@ -148,11 +147,9 @@ def _known(data: str, limit: int, seed: int, tested: Source) -> Source | None:
     from holdfast.data.load import load as load_data
     from holdfast.data.source import subset
     from holdfast.explain.case import apart
-    from holdfast.foundation.errors import BadValue, UnknownName
 
-    try:
-        source = load_data(data, split="train")
-    except (UnknownName, BadValue):  # data without such a part, or a name that says which one already
+    source = train_part(data)
+    if source is None:
         source = load_data(data)
         if source.fingerprint() == tested.fingerprint() or source.name == tested.name:
             return None

@@ -100,3 +100,14 @@ def load(config: AuditConfig) -> tuple[Model, Source]:
         device=config.device,
     )
     return model, source
+
+
+def train_part(data: str) -> Source | None:
+    """The train part of that data; None where it has no such part, or where its name says which part it is."""
+    from holdfast.data.load import load as load_data
+    from holdfast.foundation.errors import BadValue, UnknownName
+
+    try:
+        return load_data(data, split="train")
+    except (UnknownName, BadValue):
+        return None

@@ -14,7 +14,7 @@ from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
 from holdfast.explain.case import Case, Net, apart
 from holdfast.explain.configure import configured
-from holdfast.explain.controls import untrained
+from holdfast.explain.controls import controlled
 from holdfast.explain.probe import Probe, Step
 from holdfast.explain.run import Explanation, measured, planned, run
 from holdfast.foundation import units
@@ -66,8 +66,7 @@ def explain(
         apart(learned, source)
     nets = [Net("model", load_model(model, shape=source.shape))]
     nets += [Net(name, load_model(each, shape=source.shape), "twin") for name, each in (against or {}).items()]
-    beside = untrained(nets[0].model, seed=seed) if control else None
-    case = Case((*nets, *([beside] if beside else [])), source, threat, learned, seed)
+    case = Case(controlled(nets, seed=seed) if control else tuple(nets), source, threat, learned, seed)
     asked = chosen(probes, case)
     seconds = None if budget is None else units.seconds(budget)
     questions = planned(case, asked, measured(case), budget=seconds)

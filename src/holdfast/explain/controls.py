@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,6 +43,12 @@ def untrained(model: Model, *, seed: int = 0) -> Net | None:
     if any(id(each) not in fresh for each in module.parameters()):
         return None
     return Net("untrained", load(module.eval(), shape=model.shape, device=model.device), "untrained")
+
+
+def controlled(nets: Sequence[Net], *, seed: int = 0) -> tuple[Net, ...]:
+    """The nets, and behind them the untrained control of the first, where its layers allow one."""
+    control = untrained(nets[0].model, seed=seed)
+    return (*nets, *([control] if control else []))
 
 
 def standard_twin(spec: str, known: Source, threat: Threat, out: Path, *, seed: int = 0) -> tuple[Path, str]:

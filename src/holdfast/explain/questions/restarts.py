@@ -71,7 +71,7 @@ class Restarts(Probe):
             each = seen[net.name]
             loss, wrong = each["loss"], each["wrong"]
             rows.append(self._row(case, net, each))
-            standing = ~np.logical_or.accumulate(wrong, 1)
+            standing = _standing(wrong)
             rights += [
                 Right(
                     net.name,
@@ -137,7 +137,7 @@ class Restarts(Probe):
         points = []
         for name in nets:
             wrong = found.arrays[f"{name}/wrong"]
-            standing = ~np.logical_or.accumulate(wrong, 1)
+            standing = _standing(wrong)
             points += [Point(name, float(count), share(standing[:, count - 1])) for count in counts]
         curve = lines([Panel("", points)], x="restarts", y="robust accuracy", log=True, series=nets)
         return (
@@ -200,7 +200,7 @@ class Restarts(Probe):
         spread = np.subtract(*np.percentile(loss, [75, 25], axis=1))
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = [median(np.where(middle > 0, part / middle, np.nan), seed=seed) for part in (spread, top)]
-        standing = ~np.logical_or.accumulate(wrong, 1)
+        standing = _standing(wrong)
         counts = (1, self._counts[-2] if len(self._counts) > 1 else 1, self.num)
         return (
             net.name,
@@ -250,3 +250,8 @@ def _losses(found: Found, nets: list[str]) -> alt.Chart:
     return styled(
         dots.properties(width=520, height=18 * len(nets)).facet(row=alt.Row("image:N", header=head), spacing=8)
     )
+
+
+def _standing(wrong: np.ndarray) -> np.ndarray:
+    """Whether an image is still right after so many searches, (n, num)."""
+    return ~np.logical_or.accumulate(wrong, 1)
