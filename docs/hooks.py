@@ -1,4 +1,4 @@
-"""What MkDocs is told besides mkdocs.yml: the reference is made here; what a page links to outside this folder comes along."""
+"""What MkDocs is told besides mkdocs.yml: the reference is made here; what pages link to outside this folder comes along."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import io
 import os
@@ -52,7 +53,9 @@ def public() -> str:
     parts = ["# Python names", "What `import holdfast` offers."]
     for name in sorted(holdfast.__all__, key=str.lower):
         value = getattr(holdfast, name)
-        if name.startswith("__") or (inspect.ismodule(value) and not callable(value)):
+        if callable(value) and inspect.ismodule(value):  # a package that answers to the name of its function
+            value = getattr(importlib.import_module(f"holdfast.{name}.api"), name)
+        if not callable(value):
             continue
         parts += [f"## holdfast.{name}", described(value)]
     return "\n\n".join(parts) + "\n"
@@ -68,9 +71,7 @@ def commands() -> str:
 
 def described(thing: Any) -> str:
     """Its signature, and its docstring as Markdown."""
-    called = getattr(thing, "audit", thing) if inspect.ismodule(thing) else thing
-    signature = _signature(called)
-    return f"```python\n{signature}\n```\n\n{markdown(inspect.getdoc(called) or '')}"
+    return f"```python\n{_signature(thing)}\n```\n\n{markdown(inspect.getdoc(thing) or '')}"
 
 
 def markdown(docstring: str) -> str:
