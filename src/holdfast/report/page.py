@@ -176,7 +176,8 @@ def environment() -> jinja2.Environment:
     )
     words = (wording.percent, wording.interval, wording.count, wording.duration, wording.chance, wording.setting)
     environment.filters.update({word.__name__: word for word in words}, eps=units.show)
-    environment.globals.update(term=glossary.term, script=None)
+    helpers: dict[str, Any] = {"term": glossary.term, "script": None}
+    environment.globals.update(helpers)
     return environment
 
 
