@@ -30,6 +30,7 @@ COMMANDS = (
     "doctor",
     "experiment",
     "explain",
+    "index",
     "list",
     "plan",
     "report",

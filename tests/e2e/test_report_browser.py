@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.report import render
+from holdfast.report.index import write_index
 from holdfast.report.read import read
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
@@ -120,6 +121,29 @@ def test_filter_sort_zoom_and_hover(browser, pages):
     assert page.locator(".tip").inner_text().startswith("standard at eps 8/255: ")
     page.locator("h1").hover()
     assert page.locator(".tip:visible").count() == 0
+    page.close()
+
+
+def test_the_index_of_runs(browser, pages):
+    index = write_index(pages["one"].parent)
+    page = browser.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(index.as_uri())
+    shown = page.locator("tbody tr:visible")
+    assert shown.count() == 3 and page.locator("#count").inner_text() == "3 runs"
+    page.get_by_role("button", name="Outcome").click()
+    outcomes = [float(cell.get_attribute("data-value")) for cell in page.locator("td:nth-child(7)").all()]
+    assert outcomes == sorted(outcomes) and len(set(outcomes)) > 1
+    boxes = page.get_by_role("checkbox")
+    boxes.nth(0).check()
+    assert not page.locator("#command").is_visible()
+    boxes.nth(2).check()
+    folders = [boxes.nth(place).get_attribute("value") for place in (0, 2)]
+    assert page.locator("#command").inner_text() == f"holdfast compare {' '.join(folders)}"
+    page.locator("#words").fill("standard")
+    assert shown.count() == 1 and page.locator("#count").inner_text() == "1 of 3 runs"
+    assert complaints == []
     page.close()
 
 

@@ -21,6 +21,7 @@ from holdfast.cli.detect import detect
 from holdfast.cli.doctor import doctor
 from holdfast.cli.experiment import experiment
 from holdfast.cli.explain import explain
+from holdfast.cli.index import index
 from holdfast.cli.list import list_
 from holdfast.cli.plan import plan
 from holdfast.cli.report import report
@@ -69,6 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         doctor,
         plan,
         report,
+        index,
         theory,
         explain,
     ):

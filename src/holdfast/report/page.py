@@ -158,9 +158,9 @@ class Script:
     digest: str
 
 
-def script() -> Script:
-    """The script of the report: hover, zoom, and the table of samples. The page can be read without it."""
-    text = (_HERE / "page.js").read_text(encoding="utf-8")
+def script(name: str) -> Script:
+    """The script of that name. Every page can be read without its script."""
+    text = (_HERE / name).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
     return Script(Markup(text), f"sha256-{digest}")
 
@@ -190,7 +190,7 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
     pairs = [tally.pair(runs[0], run) for run in runs[1:]]
     return {
         "style": style(),
-        "script": script(),
+        "script": script("page.js"),
         "glossary": glossary.WORDS,
         "title": _title(labels),
         "subjects": subjects,
