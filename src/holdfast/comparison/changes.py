@@ -42,8 +42,8 @@ def changes(kind: Kind, infos: Sequence[Info]) -> Iterator[Change]:
         values = tuple(settings.get(key) for settings in told)
         if len(set(values)) > 1:
             group, what = _GROUPS.get(key[0], "configuration"), " ".join(key).replace("_", " ")
-            # A model, data and versions are those of all parts of a run.
-            own = kind != "worst case" and group in ("plan", "configuration")
+            # A model, data and versions are those of all parts of a run, and so is how it was asked for.
+            own = kind != "worst case" and group in ("plan", "configuration") and key[0] != "asked"
             yield Change(group=group, what=f"{kind}: {what}" if own else what, values=values)
 
 

@@ -139,6 +139,8 @@ def _pooled(kind: Kind, each: Sequence[Side], labels: Sequence[str]) -> Sequence
         raise PlanMismatch(
             f"{' and '.join(labels)} have no {kind[:-1]} in common", hint=f"run them again with the same {kind}"
         )
+    if len(common) == 1:
+        return [replace(side, headline=common[0]) for side in each]
     mean = Measure(each[0].pool.format(len(common)), higher_is_better=common[0].higher_is_better)
     return [
         replace(
@@ -227,9 +229,13 @@ def _cautions(
         named = []
     if any(names != named[0] for names in named):
         yield f"{kind}: the runs differ in their kinds; compared are the {len(set.intersection(*named))} that all have"
-    alike = len({side.info.model.fingerprint for side in each}) == 1
-    if alike and not any(change.group in ("plan", "data", "configuration") for change in differ):
-        yield f"{kind}: model, data and settings are the same; what differs is rounding, or the model was changed"
+    for place, label in enumerate(labels[1:], start=1):
+        asked = [change for change in differ if change.group != "versions" and change.what != "model name"]
+        if all(change.values[place] == change.values[0] for change in asked):
+            yield (
+                f"{kind}: {label} is of the model, the data and the settings of {labels[0]}; "
+                "what differs is rounding, or code that no fingerprint covers"
+            )
 
 
 def _searches(infos: Sequence[RunInfo], labels: Sequence[str]) -> Iterator[str]:
