@@ -63,14 +63,14 @@ def test_several_runs_are_adjusted_together(runs: Path) -> None:
     assert [against.p_adjusted for against in row.against] == holm(raw)  # type: ignore[arg-type]
     assert max(raw) > 1e-4 and row.against[raw.index(min(raw))].p_adjusted == 2 * min(raw)  # type: ignore[type-var]
     assert [run.doubts for run in found.runs] == [0, 0, 1]
-    assert any("c: its own checks doubt" in caution and "masking" in caution for caution in found.cautions)
+    assert any("c: its own checks doubt" in caution.text and "masking" in caution.text for caution in found.cautions)
 
 
 def test_a_run_beside_itself(runs: Path) -> None:
     found = compare([runs / "a", runs / "a"])
     assert [run.label for run in found.runs] == ["a", "a (2)"] and not found.changes and not found.parts[0].flips
     assert all(row.against[0].difference.value == 0 and row.against[0].p_value == 1 for row in found.parts[0].rows)
-    assert [caution for caution in found.cautions if "a (2) is of the model" in caution] == list(found.cautions)
+    assert [caution for caution in found.cautions if "a (2) is of the model" in caution.text] == list(found.cautions)
     assert verdict(found.parts[0].headline, found.parts[0].headline.against[0]) == "not told apart"
 
 
@@ -99,18 +99,18 @@ def test_what_changed(runs: Path, tmp_path: Path) -> None:
 
 def test_another_plan_is_said_and_read_by_whether_the_model_is_the_same(runs: Path, tmp_path: Path) -> None:
     same = compare([runs / "a", _edited(tmp_path, "x", plan="slow")])
-    assert any("nearer the truth" in caution for caution in same.cautions)
+    assert any("nearer the truth" in caution.text for caution in same.cautions)
     info = json.loads((runs / "a" / "run.json").read_text())
     model = info["model"] | {"fingerprint": "n" * 64}
     other = compare([runs / "a", _edited(tmp_path, "y", plan="slow", model=model)])
-    assert any("weaker one leaves more" in caution for caution in other.cautions)
+    assert any("weaker one leaves more" in caution.text for caution in other.cautions)
 
 
 def test_radii_that_not_all_have_are_left_out(runs: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "x", name="x", curve=(4 / 255, 16 / 255), eps=16 / 255)
     part = compare([runs / "a", tmp_path / "x"]).parts[0]
     assert [row.eps for row in part.rows] == [None, 4 / 255, 16 / 255] and part.headline.eps == 4 / 255
-    assert any("headline" in caution for caution in compare([runs / "a", tmp_path / "x"]).cautions)
+    assert any("headline" in caution.text for caution in compare([runs / "a", tmp_path / "x"]).cautions)
     write_run(tmp_path / "y", name="y", curve=(3 / 255,), eps=3 / 255)
     with pytest.raises(PlanMismatch, match="no radius in common") as raised:
         compare([runs / "a", tmp_path / "y"])

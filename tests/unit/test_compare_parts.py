@@ -16,7 +16,7 @@ from holdfast.card.hub import card
 from holdfast.card.measured import measured
 from holdfast.comparison import compare
 from holdfast.defences.gaussian_noise import GaussianNoise
-from holdfast.foundation.errors import BadValue, PlanMismatch
+from holdfast.foundation.errors import BadValue, Incomplete, PlanMismatch
 from holdfast.gate.judge import Gate, judge
 from holdfast.report.compared import write_comparison
 
@@ -108,8 +108,8 @@ def test_other_conditions_are_refused_and_other_kinds_left_out(runs: Path, data,
     (part,) = found.parts
     assert [row.measure for row in part.rows] == ["clean accuracy", "accuracy under contrast"]
     assert part.headline.measure == "accuracy under contrast"
-    assert any("differ in their kinds" in caution for caution in found.cautions)
-    assert any("has perturbations too" in caution for caution in found.cautions)
+    assert any("differ in their kinds" in caution.text for caution in found.cautions)
+    assert any("also holds perturbations, defence" in caution.text for caution in found.cautions)
     holdfast.audit_corruptions(net, data, corruptions=["fog"], severities=(2, 5), out=tmp_path / "fog")
     with pytest.raises(PlanMismatch, match="no corruption in common"):
         compare([runs / "even", tmp_path / "fog"])
@@ -127,6 +127,22 @@ def test_the_gate(runs: Path) -> None:
     assert not worse.met and worse.value < -0.05
     with pytest.raises(BadValue, match="no baseline"):
         judge(runs / "even", Gate(require=("difference >= 0",)))
+
+
+def test_the_gate_on_certificates(data, tmp_path: Path) -> None:
+    found = holdfast.audit_smoothing(
+        Sides(0.0), data, sigma=0.1, select=20, estimate=200, radii=[0.1], attack=False, out=tmp_path / "c"
+    ).summary
+    accept = tuple(warning.check for warning in found.warnings)
+    (judged,) = judge(tmp_path / "c", Gate(require=("certified_accuracy at 0.1 >= 0.1",), accept=accept)).judged
+    assert judged.met and judged.value == next(point for point in found.curve if point.radius == 0.1).certified.value
+    with pytest.raises(BadValue, match="has certified_accuracy at"):
+        judge(tmp_path / "c", Gate(require=("certified_accuracy >= 0.1",)))
+    with pytest.raises(BadValue, match="cannot be paired"):
+        compare([tmp_path / "c", tmp_path / "c"])
+    (tmp_path / "c" / "certify.json").unlink()
+    with pytest.raises(Incomplete):
+        judge(tmp_path / "c", Gate(require=("certified_accuracy at 0.1 >= 0.1",)))
 
 
 def test_the_card_and_the_claim(runs: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_radius_of_the_curve(runs: Path) -> None:
     assert found.value == curve[4]["value"] != curve[8]["value"]
     with pytest.raises(BadValue, match="at 0, 2/255, 4/255") as raised:
         judge(runs / "main", Gate(require=("robust_accuracy at 3/255 >= 0",)))
-    assert "--curve 3/255" in raised.value.hint
+    assert "at RADIUS" in raised.value.hint
 
 
 def test_differences_are_paired(runs: Path) -> None:
@@ -102,9 +102,25 @@ def test_differences_are_paired(runs: Path) -> None:
     for judged, key in zip(verdict.judged[::2], ("robust_accuracy", "clean_accuracy")):
         assert judged.value == pytest.approx(two[key]["value"] - one[key]["value"])
     assert verdict.judged[0].value > 0.1 and verdict.exit_code == 0
+    assert [judged.what for judged in verdict.judged] == [
+        "robust accuracy at 8/255",
+        "robust accuracy at 2/255",
+        "clean accuracy",
+    ]
     assert judge(runs / "main", Gate(require=asked[:1], baseline=str(runs / "branch"))).exit_code == 1
     with pytest.raises(BadValue, match="no baseline"):
         judge(runs / "branch", Gate(require=asked))
+
+
+def test_a_difference_between_plans_is_not_to_be_believed(runs: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "other", name="other")
+    info = json.loads((tmp_path / "other" / "run.json").read_text())
+    (tmp_path / "other" / "run.json").write_text(json.dumps(info | {"plan": "slow"}))
+    asked = Gate(require=("difference >= -1",), baseline=str(runs / "main"))
+    verdict = judge(tmp_path / "other", asked)
+    assert verdict.exit_code == 3 and [doubt.check for doubt in verdict.doubts] == ["another search"]
+    accepted = asked.model_copy(update={"accept": ("another search",)})
+    assert judge(tmp_path / "other", accepted).exit_code == 0
 
 
 def test_doubts_come_before_everything(runs: Path) -> None:

@@ -73,7 +73,7 @@ def show_comparison(console: Console, found: Comparison) -> None:
     console.print()
     for caution in found.cautions:
         console.print("[yellow]caution[/yellow] ", end="")
-        console.print(f"{caution}.", markup=False)
+        console.print(f"{caution.text}.", markup=False)
     if not found.changes:
         console.print("nothing changed in model, data, plan, configuration or versions")
         return

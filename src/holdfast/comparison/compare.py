@@ -16,11 +16,20 @@ from holdfast.foundation import units
 from holdfast.foundation.errors import BadValue, PlanMismatch
 from holdfast.foundation.stats import Interval, holm, mcnemar
 from holdfast.probes.clustered import clustered, share
-from holdfast.records.comparison import Against, Change, Compared, Comparison, Difference, Flip, Kind, Part, Row
-from holdfast.records.conditions import ConditionsInfo
+from holdfast.records.comparison import (
+    Against,
+    Caution,
+    Change,
+    Compared,
+    Comparison,
+    Difference,
+    Flip,
+    Kind,
+    Part,
+    Row,
+)
 from holdfast.records.defended import DefendedInfo
 from holdfast.records.schema import Rate, RunInfo
-from holdfast.records.sequences import SequencesInfo
 from holdfast.report.read import told_apart
 
 KINDS: tuple[Kind, ...] = ("worst case", "corruptions", "perturbations", "defence")
@@ -44,7 +53,7 @@ def compare(folders: Sequence[Path], *, restrict: bool = False) -> Comparison:
     """
     if len(folders) < 2:
         raise BadValue(f"{len(folders)} run is given, and a comparison needs two", hint="name two or more run folders")
-    found = [sides(folder) for folder in folders]
+    found = [sides(Path(folder)) for folder in folders]
     labels = told_apart([next(iter(each.values())).info.name for each in found])
     shared = [kind for kind in KINDS if all(kind in each for each in found)]
     if not shared:
@@ -61,7 +70,9 @@ def compare(folders: Sequence[Path], *, restrict: bool = False) -> Comparison:
         changed += [change for change in differ if change not in changed]
         cautions += _cautions(kind, each, labels, parts[-1], differ)
     for label, each in zip(labels, found):
-        cautions += [f"{label} has {kind} too, which not all runs have" for kind in each if kind not in shared]
+        alone = ", ".join(kind for kind in each if kind not in shared)
+        if alone:
+            cautions.append(Caution(about="kinds", text=f"{label} also holds {alone}, which not all runs have"))
     return Comparison(
         runs=tuple(
             Compared(
@@ -206,39 +217,34 @@ def _difference(found: Interval) -> Difference:
 
 def _cautions(
     kind: Kind, each: Sequence[Side], labels: Sequence[str], part: Part, differ: Sequence[Change]
-) -> Iterator[str]:
+) -> Iterator[Caution]:
     """What keeps the differences from meaning what they seem to."""
     for label, side in zip(labels, each):
         if side.doubts:
             said = ", ".join(dict.fromkeys(doubt.check for doubt in side.doubts))
-            yield f"{label}: its own checks doubt its {kind} ({said})"
+            yield Caution(about="doubts", text=f"{label}: its own checks doubt its {kind} ({said})")
     if part.left_out or len({side.info.data.fingerprint for side in each}) > 1:
-        yield f"{kind}: the data differ; compared are the {part.n} images that are equal in all runs"
+        said = f"{kind}: the data differ; compared are the {part.n} images that are equal in all runs"
+        yield Caution(about="data", text=said)
     if kind == "worst case":
         infos = [cast(RunInfo, side.info) for side in each]
         yield from _searches(infos, labels)
     if kind == "defence":
         efforts = {(i.steps, i.restarts, i.budgets, i.evaluations) for i in (cast(DefendedInfo, s.info) for s in each)}
         if len(efforts) > 1:
-            yield "defence: the runs differ in the effort of the attack; the weaker one flatters its run"
-    if kind == "corruptions":
-        named = [set(cast(ConditionsInfo, side.info).corruptions) for side in each]
-    elif kind == "perturbations":
-        named = [set(cast(SequencesInfo, side.info).perturbations) for side in each]
-    else:
-        named = []
-    if any(names != named[0] for names in named):
-        yield f"{kind}: the runs differ in their kinds; compared are the {len(set.intersection(*named))} that all have"
+            said = "defence: the runs differ in the effort of the attack; the weaker one flatters its run"
+            yield Caution(about="search", text=said)
+    if each[0].pooled and any(side.values.keys() != each[0].values.keys() for side in each):
+        said = f"{kind}: the runs differ in their kinds; compared are those that all have"
+        yield Caution(about="kinds", text=said)
     for place, label in enumerate(labels[1:], start=1):
         asked = [change for change in differ if change.group != "versions" and change.what != "model name"]
         if all(change.values[place] == change.values[0] for change in asked):
-            yield (
-                f"{kind}: {label} is of the model, the data and the settings of {labels[0]}; "
-                "what differs is rounding, or code that no fingerprint covers"
-            )
+            said = f"{kind}: {label} is of the model, the data and the settings of {labels[0]}"
+            yield Caution(about="same", text=f"{said}; what differs is rounding, or code that no fingerprint covers")
 
 
-def _searches(infos: Sequence[RunInfo], labels: Sequence[str]) -> Iterator[str]:
+def _searches(infos: Sequence[RunInfo], labels: Sequence[str]) -> Iterator[Caution]:
     first = infos[0]
     for label, info in zip(labels[1:], infos[1:]):
         if (info.plan, info.stages, info.draws) != (first.plan, first.stages, first.draws):
@@ -247,9 +253,11 @@ def _searches(infos: Sequence[RunInfo], labels: Sequence[str]) -> Iterator[str]:
                 if info.model.fingerprint == first.model.fingerprint
                 else "part of the difference may come from the plans, as the weaker one leaves more images standing"
             )
-            yield f"{labels[0]} was searched by the plan {first.plan}, {label} by {_other(info, first)}: {why}"
+            said = f"{labels[0]} was searched by the plan {first.plan}, {label} by {_other(info, first)}: {why}"
+            yield Caution(about="search", text=said)
         if info.eps != first.eps:
-            yield f"the headline of {labels[0]} is eps {units.show(first.eps)}, that of {label} {units.show(info.eps)}"
+            said = f"the headline of {labels[0]} is eps {units.show(first.eps)}, that of {label} {units.show(info.eps)}"
+            yield Caution(about="kinds", text=said)
 
 
 def _other(info: RunInfo, first: RunInfo) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from holdfast.comparison import compare
 from holdfast.foundation.errors import BadFile, Incomplete
 from holdfast.records import conditions, defended, sequences
-from holdfast.records.certified import DOCUMENT, read_certify_summary
+from holdfast.records.certified import CERTIFICATES, DOCUMENT, read_certify_summary
 from holdfast.records.part import RUN, SUMMARY
 from holdfast.records.schema import Finding, Rate
 from holdfast.records.store import read_info, read_summary
@@ -28,7 +28,7 @@ FIGURES = {
     "adaptive_accuracy": "accuracy behind the defence under the adaptive attack",
     "oblivious_accuracy": "the same under attacks that do not know of it",
     "gain": "adaptive_accuracy minus the undefended accuracy",
-    "certified_accuracy": "share proved right; at RADIUS for another radius than the smallest above 0",
+    "certified_accuracy": "share proved right, at RADIUS",
     "difference": "the headline figure minus that of the baseline run, paired; at EPS for another radius",
     "clean_difference": "clean accuracy minus that of the baseline run, paired",
 }
@@ -38,12 +38,13 @@ RATIOS = frozenset(("mce", "untouched_mce", "relative_mce", "mfr"))
 
 
 class Figure(NamedTuple):
-    """A measured figure with its 95 % interval, where it has one, over ``n`` images."""
+    """A measured figure with its 95 % interval, where it has one, over ``n`` images; of a difference ``what`` differs."""
 
     value: float
     low: float | None
     high: float | None
     n: int
+    what: str = ""
 
 
 Key = tuple[str, float | None]
@@ -72,13 +73,12 @@ def figures(folder: Path) -> Figures:
         if not (folder / part / RUN).exists():
             continue
         if not (folder / part / SUMMARY).exists():
-            raise Incomplete(
-                f"{folder / part} holds a run that has not come to its end",
-                hint="run the same audit again: it goes on where it stopped",
-            )
+            raise _unfinished(folder / part)
         parts.append(read(folder))
     if (folder / DOCUMENT).exists():
         parts.append(_certificates(folder))
+    elif (folder / CERTIFICATES / RUN).exists():
+        raise _unfinished(folder / CERTIFICATES)
     if not parts:
         raise BadFile(
             f"{folder} holds no run with figures", hint="give the folder that holdfast audit wrote with --out"
@@ -90,20 +90,42 @@ def figures(folder: Path) -> Figures:
     return Figures(parts[0].name, found, tuple(doubts))
 
 
-def differences(baseline: Path, folder: Path) -> dict[Key, Figure]:
-    """The paired differences of a run to a baseline. Raises what `holdfast.comparison.compare` raises."""
-    part = compare([baseline, folder]).parts[0]
+def _unfinished(folder: Path) -> Incomplete:
+    return Incomplete(
+        f"{folder} holds a run that has not come to its end",
+        hint="run the same command again: it goes on where it stopped",
+    )
+
+
+def differences(baseline: Path, folder: Path) -> Figures:
+    """The paired differences of a run to a baseline, by which figure their first common part is about.
+
+    They are doubted where the two were not searched in the same way. Raises what `holdfast.comparison.compare` raises.
+    """
+    comparison = compare([baseline, folder])
+    part = comparison.parts[0]
     found: dict[Key, Figure] = {}
     for row in part.rows:
         told = row.against[0].difference
-        figure = Figure(told.value, told.low, told.high, part.n)
+        figure = Figure(told.value, told.low, told.high, part.n, row.title)
         if row.measure == "clean accuracy":
             found["clean_difference", None] = figure
         elif row.measure == part.headline.measure:
             found["difference", row.eps] = figure
         if row.headline:
             found["difference", None] = figure
-    return found
+    doubts = tuple(
+        Finding(
+            check="another search",
+            level="warning",
+            saw=caution.text,
+            means="the difference is not that of the models alone",
+            remedy="run both with the same plan",
+        )
+        for caution in comparison.cautions
+        if caution.about == "search"
+    )
+    return Figures(comparison.runs[1].label, found, doubts)
 
 
 def _worst_case(folder: Path) -> Figures:
@@ -162,9 +184,6 @@ def _certificates(folder: Path) -> Figures:
     summary = read_certify_summary(folder)
     found: dict[Key, Figure] = {("clean_accuracy", None): _of(summary.clean)}
     found |= {("certified_accuracy", point.radius): _of(point.certified) for point in summary.curve}
-    above = [point for point in summary.curve if point.radius > 0]
-    if above:
-        found["certified_accuracy", None] = _of(above[0].certified)
     return Figures(summary.asked.name, found, summary.warnings + summary.asked.findings)
 
 

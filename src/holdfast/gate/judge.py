@@ -87,8 +87,9 @@ def judge(folder: Path, asked: Gate) -> Verdict:
     if any(each.measure.endswith("difference") for each in wanted):
         if asked.baseline is None:
             raise BadValue("a difference is required, and no baseline is given", hint="give --baseline RUN")
-        doubts += figures(Path(asked.baseline)).doubts
-        found |= differences(Path(asked.baseline), folder)
+        paired = differences(Path(asked.baseline), folder)
+        doubts += figures(Path(asked.baseline)).doubts + paired.doubts
+        found |= paired.found
     doubts = tuple(dict.fromkeys(doubts))
     return Verdict(
         run=str(folder),
@@ -111,7 +112,7 @@ def _found(wanted: Requirement, found: Mapping[Key, Figure]) -> Figure:
         radii = ", ".join(units.show(eps) for eps, _ in mine if eps is not None)
         raise BadValue(
             f"{wanted.asked!r}: the run has {wanted.measure} at {radii or 'no radius'}",
-            hint=f"ask for one of them, or run the audit with --curve {units.show(wanted.eps or 0)}",
+            hint=f"ask for one of them: {wanted.measure} at RADIUS",
         )
     raise BadValue(
         f"{wanted.asked!r}: the run does not have {wanted.measure}, which is the {FIGURES[wanted.measure]}",
@@ -127,6 +128,7 @@ def _judged(wanted: Requirement, figure: Figure, bound: Bound) -> Judged:
     ends = [figure.value if each is None else each for each in (figure.low, figure.high)]
     return Judged(
         asked=wanted.asked,
+        what=figure.what,
         value=figure.value,
         low=figure.low,
         high=figure.high,

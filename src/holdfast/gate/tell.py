@@ -17,7 +17,8 @@ _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 def figure(judged: Judged) -> str:
     """A figure in words: ``0.452 (0.409 to 0.496), n = 500``."""
     around = "" if judged.low is None else f" ({judged.low:.3f} to {judged.high:.3f})"
-    return f"{judged.value:.3f}{around}, n = {judged.n}"
+    what = f"{judged.what}: " if judged.what else ""
+    return f"{what}{judged.value:.3f}{around}, n = {judged.n}"
 
 
 def outcome(judged: Judged) -> str:
@@ -40,10 +41,10 @@ def write_junit(path: Path, run: str, verdict: Verdict | None, error: HoldfastEr
         xml.SubElement(case, "system-out").text = _plain(f"{outcome(each)}: {figure(each)}")
     case = xml.SubElement(suite, "testcase", classname=_plain(run), name="the run can be believed")
     reasons = [f"{doubt.check}: {doubt.saw}" for doubt in verdict.doubts] if verdict else [f"{error}"]
-    for reason in reasons:
-        xml.SubElement(case, "error", message=_plain(reason))
+    if reasons:
+        xml.SubElement(case, "error", message=_plain(reasons[0])).text = _plain("\n".join(reasons))
     failures = sum(not each.met for each in judged)
-    counts = {"tests": str(len(judged) + 1), "failures": str(failures), "errors": str(len(reasons) and 1)}
+    counts = {"tests": str(len(judged) + 1), "failures": str(failures), "errors": str(int(bool(reasons)))}
     suite.attrib.update(counts)
     root = xml.Element("testsuites", counts)
     root.append(suite)

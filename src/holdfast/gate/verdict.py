@@ -16,11 +16,13 @@ BELOW = 1
 class Judged(Frozen):
     """One requirement, as it was ``asked``, and the figure of the run: shares and differences of shares, not per cent.
 
+    ``what``: of a difference, the figure that differs.
     ``low`` and ``high``: its 95 % interval, None where it has none. ``met``: whether the bound that was asked for meets
     the requirement; ``clear``: whether the whole interval says the same.
     """
 
     asked: str
+    what: str = ""
     value: float
     low: float | None
     high: float | None

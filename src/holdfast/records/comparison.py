@@ -91,11 +91,22 @@ class Change(Frozen):
     values: tuple[str | None, ...]
 
 
+class Caution(Frozen):
+    """What keeps a difference from meaning what it seems to.
+
+    ``about``: the runs' own ``doubts``; ``data`` that differ; the ``search``, which was not the same; ``kinds`` that not all
+    runs have; runs that are the ``same``.
+    """
+
+    about: Literal["doubts", "data", "search", "kinds", "same"]
+    text: str
+
+
 class Comparison(Frozen):
-    """Several runs beside the first of them. ``cautions``: what keeps a difference from meaning what it seems to."""
+    """Several runs beside the first of them."""
 
     schema_version: int = SCHEMA_VERSION
     runs: tuple[Compared, ...]
     parts: tuple[Part, ...]
     changes: tuple[Change, ...]
-    cautions: tuple[str, ...]
+    cautions: tuple[Caution, ...]
