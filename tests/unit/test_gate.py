@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 import shlex
+import tempfile
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from report_fixture import write_run
 
 from holdfast.foundation.errors import BadFile, BadValue, Incomplete, UnknownName
 from holdfast.gate.figures import FIGURES
 from holdfast.gate.judge import Gate, gate, judge
 from holdfast.gate.requirement import requirement
+from holdfast.gate.tell import write_junit
 from holdfast.records.schema import Finding
+from holdfast.report.wording import markdown
 
 DOUBT = Finding(check="masking", level="warning", saw="flat", means="too high", remedy="look")
 ROOT = Path(__file__).parents[2]
@@ -59,12 +66,43 @@ def test_requirements_are_read(text: str, measure: str, eps: float | None, wante
 
 @pytest.mark.parametrize(
     "text",
-    ["", "robust_accuracy", "robust_accuracy = 0.4", ">= 0.4", "a >= b", "a >= 1.2.3", "a at x >= 0.4", "a >= inf"],
+    [
+        "",
+        "robust_accuracy",
+        "robust_accuracy = 0.4",
+        ">= 0.4",
+        "a >= b",
+        "a >= 1.2.3",
+        "a at x >= 0.4",
+        "a >= inf",
+        "a >= 1e999",
+    ],
 )
 def test_what_is_no_requirement_is_refused(text: str) -> None:
     with pytest.raises(BadValue) as raised:
         requirement(text)
     assert raised.value.hint
+
+
+@settings(max_examples=40)
+@given(
+    st.text(max_size=60)
+    | st.from_regex(r"[a-z_]{0,8}( at [0-9/.e-]{1,8})? ?(>=|<|=>) ?[0-9.e+-]{0,9}%?", fullmatch=True)
+)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(BadValue):
+        found = requirement(text)
+        assert math.isfinite(found.wanted) and (found.eps is None or found.eps >= 0)
+
+
+@settings(max_examples=40)
+@given(st.text(max_size=40))
+def test_any_text_is_shown_as_text(text: str) -> None:
+    told = markdown(text)
+    assert "\n" not in told and re.search(r"(?<!\\)(?:\\\\)*[<>|`!\[]", told) is None
+    with tempfile.TemporaryDirectory() as folder:
+        write_junit(Path(folder) / "j.xml", text, None, BadValue(text, hint="x"))
+        assert xml.parse(Path(folder) / "j.xml").getroot().get("errors") == "1"
 
 
 def test_values_and_intervals(runs: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def requirement(text: str) -> Requirement:
     try:
         wanted = float(number) / (100 if percent else 1)
     except ValueError:
-        raise BadValue(f"{number} in {text!r} is no number", hint="write 0.45, or 45 %") from None
+        wanted = math.nan
+    if not math.isfinite(wanted):
+        raise BadValue(f"{number} in {text!r} is no number", hint="write 0.45, or 45 %")
     eps = None if radius is None else units.parse(radius.strip(), name=f"the radius in {text!r}")
     return Requirement(" ".join(text.split()), name.lower(), eps, sign, wanted)
