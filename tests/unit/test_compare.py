@@ -145,12 +145,12 @@ def test_labels_that_differ_are_refused(runs: Path, tmp_path: Path) -> None:
         compare([runs / "a", tmp_path / "x"])
 
 
-def _on(folder: Path, name: str, ids: list[int], tmp_path: Path, images: np.ndarray) -> Path:
-    """A run whose samples are those of these ids of an .npz file of its own."""
+def _on(folder: Path, name: str, images: np.ndarray) -> Path:
+    """A run on these images, in an .npz file beside it."""
     from holdfast.data.load import load
 
     write_run(folder / name, name=name, n=len(images), data=name)
-    path = tmp_path / f"{name}.npz"
+    path = folder / f"{name}.npz"
     labels = np.array([r["label"] for r in map(json.loads, (folder / name / "records.jsonl").read_text().splitlines())
                        if r["stage"] == "clean"])  # fmt: skip
     np.savez(path, images=images, labels=labels)
@@ -165,8 +165,8 @@ def test_with_restrict_the_images_that_are_equal_are_compared(tmp_path: Path) ->
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
     changed = images.copy()
     changed[:10, 0, 0, 0] ^= 1
-    one = _on(tmp_path, "one", [], tmp_path, images)
-    two = _on(tmp_path, "two", [], tmp_path, changed)
+    one = _on(tmp_path, "one", images)
+    two = _on(tmp_path, "two", changed)
     with pytest.raises(PlanMismatch, match="one was measured on 40 images") as raised:
         compare([one, two])
     assert "--restrict" in raised.value.hint

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
+from holdfast.comparison.cautions import cautions
 from holdfast.comparison.changes import changes
 from holdfast.comparison.matching import places
 from holdfast.comparison.sides import Measure, Side, sides
@@ -19,7 +19,6 @@ from holdfast.probes.clustered import clustered, share
 from holdfast.records.comparison import (
     Against,
     Caution,
-    Change,
     Compared,
     Comparison,
     Difference,
@@ -28,8 +27,7 @@ from holdfast.records.comparison import (
     Part,
     Row,
 )
-from holdfast.records.defended import DefendedInfo
-from holdfast.records.schema import Rate, RunInfo
+from holdfast.records.schema import Rate
 from holdfast.report.read import told_apart
 
 KINDS: tuple[Kind, ...] = ("worst case", "corruptions", "perturbations", "defence")
@@ -61,18 +59,18 @@ def compare(folders: Sequence[Path], *, restrict: bool = False) -> Comparison:
         raise PlanMismatch(
             f"the runs have no kind of measurement in common ({held})", hint="compare runs of one kind with one another"
         )
-    parts, changed, cautions = [], [], []
+    parts, changed, told = [], [], []
     for kind in shared:
         each = [one[kind] for one in found]
         _comparable(kind, each, labels)
         parts.append(_part(kind, each, labels, restrict=restrict))
         differ = list(changes(kind, [side.info for side in each]))
         changed += [change for change in differ if change not in changed]
-        cautions += _cautions(kind, each, labels, parts[-1], differ)
+        told += cautions(kind, each, labels, parts[-1], differ)
     for label, each in zip(labels, found):
         alone = ", ".join(kind for kind in each if kind not in shared)
         if alone:
-            cautions.append(Caution(about="kinds", text=f"{label} also holds {alone}, which not all runs have"))
+            told.append(Caution(about="kinds", text=f"{label} also holds {alone}, which not all runs have"))
     return Comparison(
         runs=tuple(
             Compared(
@@ -85,7 +83,7 @@ def compare(folders: Sequence[Path], *, restrict: bool = False) -> Comparison:
         ),
         parts=tuple(parts),
         changes=tuple(changed),
-        cautions=tuple(dict.fromkeys(cautions)),
+        cautions=tuple(dict.fromkeys(told)),
     )
 
 
@@ -213,52 +211,3 @@ def _rate(found: Interval) -> Rate:
 
 def _difference(found: Interval) -> Difference:
     return Difference(value=found.value, low=found.low, high=found.high)
-
-
-def _cautions(
-    kind: Kind, each: Sequence[Side], labels: Sequence[str], part: Part, differ: Sequence[Change]
-) -> Iterator[Caution]:
-    """What keeps the differences from meaning what they seem to."""
-    for label, side in zip(labels, each):
-        if side.doubts:
-            said = ", ".join(dict.fromkeys(doubt.check for doubt in side.doubts))
-            yield Caution(about="doubts", text=f"{label}: its own checks doubt its {kind} ({said})")
-    if part.left_out or len({side.info.data.fingerprint for side in each}) > 1:
-        said = f"{kind}: the data differ; compared are the {part.n} images that are equal in all runs"
-        yield Caution(about="data", text=said)
-    if kind == "worst case":
-        infos = [cast(RunInfo, side.info) for side in each]
-        yield from _searches(infos, labels)
-    if kind == "defence":
-        efforts = {(i.steps, i.restarts, i.budgets, i.evaluations) for i in (cast(DefendedInfo, s.info) for s in each)}
-        if len(efforts) > 1:
-            said = "defence: the runs differ in the effort of the attack; the weaker one flatters its run"
-            yield Caution(about="search", text=said)
-    if each[0].pooled and any(side.values.keys() != each[0].values.keys() for side in each):
-        said = f"{kind}: the runs differ in their kinds; compared are those that all have"
-        yield Caution(about="kinds", text=said)
-    for place, label in enumerate(labels[1:], start=1):
-        asked = [change for change in differ if change.group != "versions" and change.what != "model name"]
-        if all(change.values[place] == change.values[0] for change in asked):
-            said = f"{kind}: {label} is of the model, the data and the settings of {labels[0]}"
-            yield Caution(about="same", text=f"{said}; what differs is rounding, or code that no fingerprint covers")
-
-
-def _searches(infos: Sequence[RunInfo], labels: Sequence[str]) -> Iterator[Caution]:
-    first = infos[0]
-    for label, info in zip(labels[1:], infos[1:]):
-        if (info.plan, info.stages, info.draws) != (first.plan, first.stages, first.draws):
-            why = (
-                "the model is the same: the difference is between the searches, and the lower figure is nearer the truth"
-                if info.model.fingerprint == first.model.fingerprint
-                else "part of the difference may come from the plans, as the weaker one leaves more images standing"
-            )
-            said = f"{labels[0]} was searched by the plan {first.plan}, {label} by {_other(info, first)}: {why}"
-            yield Caution(about="search", text=said)
-        if info.eps != first.eps:
-            said = f"the headline of {labels[0]} is eps {units.show(first.eps)}, that of {label} {units.show(info.eps)}"
-            yield Caution(about="kinds", text=said)
-
-
-def _other(info: RunInfo, first: RunInfo) -> str:
-    return info.plan if info.plan != first.plan else f"other stages of {info.plan}"
