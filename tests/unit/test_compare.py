@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from holdfast.comparison import compare
 from holdfast.foundation.errors import BadFile, BadValue, PlanMismatch
 from holdfast.foundation.stats import holm, mcnemar
+from holdfast.records.comparison import Against, Difference
 from holdfast.records.schema import Finding
 from holdfast.report.compared import verdict, write_comparison
 from holdfast.report.read import read
@@ -72,6 +73,18 @@ def test_a_run_beside_itself(runs: Path) -> None:
     assert all(row.against[0].difference.value == 0 and row.against[0].p_value == 1 for row in found.parts[0].rows)
     assert [caution for caution in found.cautions if "a (2) is of the model" in caution.text] == list(found.cautions)
     assert verdict(found.parts[0].headline, found.parts[0].headline.against[0]) == "not told apart"
+
+
+def test_a_verdict_needs_the_interval_and_the_test(runs: Path) -> None:
+    row = compare([runs / "a", runs / "b"]).parts[0].headline
+    test = mcnemar(5, 0, n=1000)
+    assert test.difference.low > 0 and test.p_value > 0.05  # the interval alone would say better
+    told = {"low": test.difference.low, "high": test.difference.high, "value": test.difference.value}
+    for p, words in ((test.p_value, "not told apart"), (0.01, "better"), (None, "better")):
+        against = Against(difference=Difference(**told), p_value=p, p_adjusted=p)
+        assert verdict(row, against) == words
+        flipped = row.model_copy(update={"higher_is_better": False})
+        assert verdict(flipped, against) == words.replace("better", "worse")
 
 
 def _edited(folder: Path, name: str, **changes: object) -> Path:

@@ -24,6 +24,9 @@ PICTURED = 24
 LISTED = 500
 """The most that it lists."""
 
+ALPHA = 0.05
+"""The adjusted p-value above which two runs are not told apart: one minus the coverage of the intervals."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -77,9 +80,9 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
 
 
 def verdict(row: Row, against: Against) -> str:
-    """What the interval of a difference says of the second run: ``better``, ``worse`` or ``not told apart``."""
+    """What is said of a run: ``better`` or ``worse`` where interval and test agree on it, else ``not told apart``."""
     low, high = against.difference.low, against.difference.high
-    if low <= 0 <= high:
+    if low <= 0 <= high or (against.p_adjusted is not None and against.p_adjusted > ALPHA):
         return "not told apart"
     return "better" if (low > 0) == row.higher_is_better else "worse"
 
