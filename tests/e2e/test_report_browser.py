@@ -167,6 +167,43 @@ def test_the_skip_link_comes_first_and_works(browser, pages):
 
 
 @pytest.fixture(scope="module")
+def beside(tmp_path_factory) -> Path:
+    """The page of a comparison of three runs, one of which has a name that no line can hold and a doubt."""
+    from holdfast.comparison import compare
+    from holdfast.records.schema import Finding
+    from holdfast.report.compared import write_comparison
+
+    folder = tmp_path_factory.mktemp("beside")
+    long = "<script>alert(1)</script>" + "a_very_long_name_without_any_place_to_break_" * 3
+    doubt = Finding(check="masking", level="warning", saw="flat", means="too high", remedy="look")
+    write_run(folder / "a", n=120, shape=(3, 16, 16), name="main")
+    write_run(folder / "b", n=120, shape=(3, 16, 16), name=long, typical=20 / 255, seed=1, findings=(doubt,))
+    write_run(folder / "c", n=120, shape=(3, 16, 16), name="third", seed=2)
+    return write_comparison(compare([folder / name for name in "abc"]), folder / "compare.html")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_page_of_a_comparison(browser, beside, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.goto(beside.as_uri())
+    assert [url for url in requests if not url.startswith("data:")] == [beside.as_uri()] and complaints == []
+    for section in ("verdict", "cautions", "part-1", "changes", "method"):
+        assert page.locator(f"#{section} :is(h1, h2)").first.is_visible(), section
+    assert page.locator(".chart svg:visible").count() == 2
+    assert "masking" in page.locator("#cautions").inner_text()
+    page.locator("summary").click()
+    assert page.locator("details tbody tr:visible").count() > 20
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    context.close()
+
+
+@pytest.fixture(scope="module")
 def why(tmp_path_factory) -> Path:
     """The page of an explanation with pictures, planes, dots and case files."""
     import holdfast

@@ -11,7 +11,7 @@ FLOORS = [
     {"attacks", "corruptions", "perturbations", "defences", "detectors", "objectives", "probes", "nets"},
     {"models", "data", "records"},
     {"audit", "training"},
-    {"report", "experiments", "explain", "cli", "__main__"},
+    {"report", "experiments", "explain", "comparison", "gate", "card", "pytest_plugin", "cli", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,9 +1,10 @@
-"""What a release promises: old runs load, public names stay and what they take, and the version is one."""
+"""What a release promises: old runs are read for ever, a newer one is refused, public names stay, and the version is one."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,15 +12,23 @@ from pathlib import Path
 import pytest
 
 import holdfast
+from holdfast.card.hub import card
+from holdfast.card.measured import measured
+from holdfast.comparison import compare
+from holdfast.foundation.errors import BadFile
+from holdfast.gate.judge import Gate, judge
 from holdfast.records.certified import read_attacked, read_certified, read_certify_summary
-from holdfast.records.defended import attacked, read_defended_summary
 from holdfast.records.detected import read_detected, scored
+from holdfast.records.schema import SCHEMA_VERSION
 from holdfast.report import render
-from holdfast.report.read import read
 
 ROOT = Path(__file__).parents[2]
-OLD = sorted((ROOT / "tests" / "golden_runs").iterdir())
+VERSIONS = range(1, SCHEMA_VERSION + 1)
+OLD = {version: ROOT / "tests" / "golden_runs" / f"schema_{version}" for version in VERSIONS}
 """Runs as the first release with each schema wrote them. They are never made anew."""
+DOCUMENTS = [
+    f"{part}{name}.json" for part in ("", "corruptions/", "perturbations/", "defended/") for name in ("run", "summary")
+]
 
 TAKES = {
     "Audit": "ids labels correct robust points summary folder",
@@ -61,36 +70,49 @@ def test_public_names_take_what_they_took(name: str) -> None:
     if inspect.ismodule(called):
         called = getattr(importlib.import_module(f"holdfast.{name}.api"), name)
     parameters = list(inspect.signature(called).parameters)
-    assert set(TAKES[name].split()) <= set(parameters)
-    positional = [each for each in TAKES[name].split()[:2] if parameters.index(each) < 2]
-    assert positional == TAKES[name].split()[:2], "an argument that may be given by place has moved"
+    taken = TAKES[name].split()
+    assert set(taken) <= set(parameters)
+    assert parameters[:2] == taken[:2], "an argument that may be given by place has moved"
 
 
-@pytest.fixture(params=OLD, ids=lambda folder: folder.name)
-def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(request.param, tmp_path / "old"))
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_run_is_read_by_everything(version: int, tmp_path: Path) -> None:
+    folder = OLD[version] / "audit"
+    for document in DOCUMENTS:
+        assert json.loads((folder / document).read_text())["schema_version"] == version
+    summary = json.loads((folder / "summary.json").read_text())
+    text = render([folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{section}"' in text for section in ("curve", "corruptions", "perturbations", "defended"))
+    parts = compare([folder, folder]).parts
+    assert [part.kind for part in parts] == ["worst case", "corruptions", "perturbations", "defence"]
+    assert parts[0].headline.rates[0].value == summary["robust_accuracy"]["value"]
+    (judged,) = judge(folder, Gate(require=("robust_accuracy >= 0",))).judged
+    assert judged.value == summary["robust_accuracy"]["value"]
+    assert "Robust accuracy" in card(measured(folder))
 
 
-def test_old_runs_load(old: Path) -> None:
-    run = read(old / "audit")
-    assert run.summary.robust_accuracy.n == len(
-        run.outcomes
-    ) == 6 and run.summary.robust_accuracy.value == pytest.approx(1 / 3)
-    summary = read_certify_summary(old / "certified")
-    assert len(list(read_certified(old / "certified"))) == 3 and len(summary.curve) == 2
-    assert len(list(read_attacked(old / "certified"))) > 0
-    assert read_defended_summary(old / "defended").n == 3 and list(attacked(old / "defended"))
-    assert read_detected(old / "detected").rows and list(scored(old / "detected"))
+@pytest.mark.parametrize("version", VERSIONS)
+def test_old_certificates_and_detectors_are_read(version: int) -> None:
+    folder = OLD[version]
+    assert len(read_certify_summary(folder / "certified").curve) == 2
+    assert len(list(read_certified(folder / "certified"))) == 3 and list(read_attacked(folder / "certified"))
+    assert read_detected(folder / "detected").rows and list(scored(folder / "detected"))
 
 
-def test_old_runs_are_shown(old: Path) -> None:
-    for name, said in (("audit", "33.3"), ("defended", "bit depth")):
-        assert said in render([old / name], old / f"{name}.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_newer_run_is_refused_and_not_misread(document: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(OLD[SCHEMA_VERSION] / "audit", tmp_path / "run"))
+    told = json.loads((folder / document).read_text())
+    (folder / document).write_text(json.dumps(told | {"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(BadFile, match="newer") as raised:
+        compare([folder, folder])
+    assert "upgrade" in raised.value.hint
 
 
 def test_one_version() -> None:
-    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert cited and cited[1] == holdfast.__version__
-    assert f"To be {holdfast.__version__}" in (ROOT / "CHANGELOG.md").read_text() or (
-        f"## [{holdfast.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
-    )
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    keys = dict(re.findall(r"^([a-z-]+): (.+)$", text, re.MULTILINE))
+    assert keys["version"] == holdfast.__version__ and keys["license"] == "Apache-2.0"
+    assert {"cff-version", "message", "title", "type"} <= keys.keys() and "\nauthors:\n  - name: " in text
+    log = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"To be {holdfast.__version__}" in log or f"## [{holdfast.__version__}]" in log

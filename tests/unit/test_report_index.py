@@ -28,10 +28,10 @@ def test_every_kind_of_run_has_a_line(runs: Path) -> None:
     assert set(found) == {
         ("audit", "audit"),
         ("audit", "corruptions"),
+        ("audit", "defence"),
         ("audit", "perturbations"),
         ("certified", "certify"),
         ("deep/er/b", "audit"),
-        ("defended", "defence"),
         ("detected", "detect"),
     }
     audit = found["audit", "audit"]
@@ -43,10 +43,10 @@ def test_every_kind_of_run_has_a_line(runs: Path) -> None:
 
 def test_what_is_unfinished_or_damaged_is_listed_as_that(runs: Path) -> None:
     (runs / "audit" / "summary.json").unlink()
-    (runs / "defended" / "defended" / "run.json").write_text("{")
+    (runs / "audit" / "defended" / "run.json").write_text("{")
     found = {(line.folder, line.entry.kind): line.entry for line in lines(runs)}
     assert found["audit", "audit"].outcome is None and not found["audit", "audit"].told
-    assert "cannot be read" in found["defended", "damaged"].asked
+    assert "cannot be read" in found["audit", "damaged"].asked
 
 
 def test_the_page(runs: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from holdfast.foundation.errors import BadValue
-from holdfast.foundation.stats import Interval, bootstrap, clopper_pearson, mcnemar, wilson
+from holdfast.foundation.stats import Interval, bootstrap, clopper_pearson, holm, mcnemar, wilson
 
 shares = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 confidences = st.floats(0.01, 0.999)
@@ -75,6 +75,11 @@ def test_mcnemar_covers() -> None:
     draws = np.random.default_rng(0).multinomial(200, [0.12, 0.05, 0.83], size=400)
     found = [mcnemar(int(a), int(b), n=200).difference for a, b, _ in draws]
     assert np.mean([one.low <= 0.07 <= one.high for one in found]) > 0.92
+
+
+def test_holm() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
 
 
 def test_bootstrap() -> None:

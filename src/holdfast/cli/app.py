@@ -14,13 +14,16 @@ from rich.console import Console
 from holdfast import __version__
 from holdfast.cli.attack import attack
 from holdfast.cli.audit import audit
+from holdfast.cli.card import card
 from holdfast.cli.certify import certify
+from holdfast.cli.compare import compare
 from holdfast.cli.corrupt import corrupt
 from holdfast.cli.demo import demo
 from holdfast.cli.detect import detect
 from holdfast.cli.doctor import doctor
 from holdfast.cli.experiment import experiment
 from holdfast.cli.explain import explain
+from holdfast.cli.gate import gate
 from holdfast.cli.index import index
 from holdfast.cli.list import list_
 from holdfast.cli.plan import plan
@@ -73,6 +76,9 @@ def run(arguments: Sequence[str]) -> int:
         index,
         theory,
         explain,
+        compare,
+        gate,
+        card,
     ):
         app.command(command)
     app.command(list_, name="list")

@@ -113,6 +113,22 @@ def mcnemar(only_a: int, only_b: int, *, n: int, confidence: float = 0.95) -> Pa
     return PairedDifference(only_a, only_b, Interval(value, n, low, high), p_value)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests, adjusted so that all stand together (Holm 1979), in the order given.
+
+    Rejecting where the adjusted value is at most alpha rejects any true hypothesis with a probability of at most alpha,
+    however the tests depend on one another.
+
+    Args:
+        p_values: each in [0, 1]; with one alone it is returned as it is.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def bootstrap(
     values: np.ndarray | Sequence[float],
     statistic: Callable[[np.ndarray], float | np.floating] = np.mean,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as xml
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
 from holdfast.foundation import units
-from holdfast.records.schema import CLEAN
+from holdfast.records.schema import CLEAN, Rate
 from holdfast.report import wording
 from holdfast.report.read import Run
 from holdfast.report.tally import bins, condensed, losses
@@ -34,16 +34,21 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     """Robust accuracy against eps with its 95 % band, all runs in one chart. The runs must share a threat."""
-    levels = wording.in_levels(tuple(eps for run in runs for eps in run.info.curve))
+    return curves({run.label: points(run) for run in runs}, marks=[run.summary.eps for run in runs], width=width)
+
+
+def curves(series: Mapping[str, Sequence[tuple[float, Rate]]], *, marks: Sequence[float], width: int) -> alt.LayerChart:
+    """The same of (eps, rate) pairs under each label; ``marks``: the headline radii."""
+    levels = wording.in_levels(tuple(eps for found in series.values() for eps, _ in found if eps))
     scale = 255 if levels else 1
     rows: list[dict[str, Any]] = []
-    for run in runs:
-        for eps, rate in points(run):
+    for label, found in series.items():
+        for eps, rate in found:
             parts = {"value": rate.value, "low": rate.low, "high": rate.high}
             share = f"{wording.percent(rate.value)} ({wording.interval(rate)}), n = {rate.n}"
-            told = f"{run.label} at eps {units.show(eps)}: {share}"
-            rows.append({"run": run.label, "eps": round(eps * scale, 6), **parts, "told": TOLD + told})
-    names = [run.label for run in runs]
+            told = f"{label} at eps {units.show(eps)}: {share}"
+            rows.append({"run": label, "eps": round(eps * scale, 6), **parts, "told": TOLD + told})
+    names = list(series)
     title = "eps, in units of 1/255" if levels else "eps"
     radii = sorted({row["eps"] for row in rows})
     x = (
@@ -53,7 +58,7 @@ def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     )
     y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5)
     legend = None
-    if len(runs) > 1:
+    if len(series) > 1:
         legend = alt.Legend(title=None, orient="top", columns=1, symbolOpacity=1, labelLimit=width - 80, offset=12)
     colour = alt.Color("run:N").scale(domain=names, range=cycle(COLOURS, len(names))).legend(legend)
     shape = alt.Shape("run:N").scale(domain=names, range=cycle(SHAPES, len(names))).legend(legend)
@@ -61,10 +66,10 @@ def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q"), y2="high:Q")
     line = base.mark_line(strokeWidth=2.2).encode(y=y)
     dots = base.mark_point(filled=True, size=46, opacity=1, aria=True).encode(y=y, shape=shape, description="told:N")
-    marks = [{"eps": round(eps * scale, 6)} for eps in sorted({run.summary.eps for run in runs})]
-    rule = alt.Chart(table(marks)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="eps:Q")
+    heads = [{"eps": round(eps * scale, 6)} for eps in sorted(set(marks))]
+    rule = alt.Chart(table(heads)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="eps:Q")
     note = (
-        alt.Chart(table(marks))
+        alt.Chart(table(heads))
         .mark_text(align="right", baseline="top", dx=-6, dy=2, color=MUTED, fontSize=11, text="headline")
         .encode(x="eps:Q", y=alt.value(0))
     )

@@ -196,11 +196,11 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
         "subjects": subjects,
         "runs": runs,
         "weathered": weathered,
-        "corrupted": corrupted.context(weathered, _figure, wide=WIDE) if weathered else None,
+        "corrupted": corrupted.context(weathered, figure, wide=WIDE) if weathered else None,
         "along": along,
-        "perturbed": perturbed.context(along, _figure) if along else None,
+        "perturbed": perturbed.context(along, figure) if along else None,
         "guarded": guarded,
-        "defended": defended.context(guarded, _figure) if guarded else None,
+        "defended": defended.context(guarded, figure) if guarded else None,
         "headline": wording.headline,
         "weather_headline": wording.weather_headline,
         "film_headline": wording.film_headline,
@@ -222,7 +222,7 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
         "browsers": [samples.browser(run) for run in runs],
         "tables": [_classes(group) for group in _grouped(runs, lambda run: run.info.data.class_names)],
         "colour": {label: place % len(charts.COLOURS) + 1 for place, label in enumerate(labels)},
-        "class_name": _class_name,
+        "class_name": class_name,
     }
 
 
@@ -255,7 +255,8 @@ def _findings(subject: _Subject) -> list[Finding]:
     return sorted(dict.fromkeys(found), key=lambda each: _SEVERITY[each.level])
 
 
-def _figure(draw: Any, alt: str, *, wide: int = WIDE) -> Figure:
+def figure(draw: Any, alt: str, *, wide: int = WIDE) -> Figure:
+    """A chart, drawn twice by ``draw`` (a width in pixels -> a specification)."""
     # The SVG comes from our own specifications; Vega escapes the texts in it.
     wide_one, narrow_one = (Markup(charts.svg(draw(width))) for width in (wide, NARROW))
     return Figure(wide_one, narrow_one, alt)
@@ -267,7 +268,7 @@ def _curve(group: list[Run]) -> tuple[list[Run], Figure]:
         + ", ".join(f"{wording.percent(rate.value)} at {units.show(eps)}" for eps, rate in charts.points(run))
         for run in group
     )
-    return group, _figure(lambda width: charts.curve(group, width=width), f"Robust accuracy against eps. {told}.")
+    return group, figure(lambda width: charts.curve(group, width=width), f"Robust accuracy against eps. {told}.")
 
 
 def _distances(group: list[Run]) -> Figure:
@@ -277,16 +278,14 @@ def _distances(group: list[Run]) -> Figure:
         for run in group
         if run.summary.distances
     )
-    return _figure(
-        lambda width: charts.distances(group, width=width), f"Distances of the nearest points found. {told}."
-    )
+    return figure(lambda width: charts.distances(group, width=width), f"Distances of the nearest points found. {told}.")
 
 
 def _waterfall(run: Run, place: int, num: int) -> tuple[Run, Figure]:
     told = ", ".join(f"{loss.stage} {loss.broken}" for loss in tally.losses(run))
     colour = charts.COLOURS[place % len(charts.COLOURS)]
     alt = f"What each stage broke of {len(run.outcomes)} images: {told}."
-    return run, _figure(
+    return run, figure(
         lambda width: charts.waterfall(run, width=width, colour=colour), alt, wide=WIDE if num == 1 else 500
     )
 
@@ -295,7 +294,7 @@ def _margins(runs: list[Run]) -> Figure:
     told = "; ".join(
         f"{run.label}: {sum(not o.held for o in run.outcomes)} of {len(run.outcomes)} below 0" for run in runs
     )
-    return _figure(lambda width: charts.margins(runs, width=width), f"Histogram of the smallest margins. {told}.")
+    return figure(lambda width: charts.margins(runs, width=width), f"Histogram of the smallest margins. {told}.")
 
 
 def _wall(run: Run, limit: int) -> Wall:
@@ -322,8 +321,8 @@ def _wall(run: Run, limit: int) -> Wall:
                 clean=pictures.data_uri(x0),
                 adversarial=pictures.data_uri(x),
                 difference=pictures.data_uri(pictures.difference(x0, x, factor=factor), smooth=False),
-                label=_class_name(names, outcome.label),
-                predicted=_class_name(names, outcome.predicted if outcome.eps is not None else outcome.label),
+                label=class_name(names, outcome.label),
+                predicted=class_name(names, outcome.predicted if outcome.eps is not None else outcome.label),
                 found=words,
             )
         )
@@ -344,5 +343,6 @@ def _classes(group: list[Run]) -> dict[str, Any]:
     return {"runs": group, "names": group[0].info.data.class_names, "rows": rows, "weakest": weakest}
 
 
-def _class_name(names: Sequence[str], label: int) -> str:
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class, or its number where it has none."""
     return names[label] if 0 <= label < len(names) else str(label)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from holdfast.foundation import units
+from holdfast.records.comparison import Difference
 from holdfast.records.conditions import ConditionsSummary, Mean
 from holdfast.records.schema import Rate, Summary
 from holdfast.records.sequences import SequencesSummary
@@ -25,6 +27,13 @@ def share(value: float) -> str:
 def percent(value: float) -> str:
     """A share in per cent: ``97.8 %``."""
     return f"{share(value)}{_NBSP}%"
+
+
+def points(found: Difference) -> str:
+    """A paired difference in points, with its interval: ``+1.3 (−0.4 to +3.0)``."""
+    # A mean of shares may be a hair below 0, which is no minus.
+    value, low, high = (f"{round(100 * each, 1) + 0.0:+.1f}" for each in (found.value, found.low, found.high))
+    return f"{value} ({low} to {high})".replace("-", "−")
 
 
 def interval(rate: Rate) -> str:
@@ -133,6 +142,12 @@ def means(summary: ConditionsSummary) -> list[tuple[str, Mean, str]]:
 def chance(p: float) -> str:
     """A p-value."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line: no markup, no link, no cell of a table ends in it."""
+    line = re.sub(r"([\\`*_{}\[\]()<>#!|~&$@])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+.])", r"\1\\\2", line)  # at the start of a line these would begin a list
 
 
 def setting(value: Any) -> str:
