@@ -18,6 +18,7 @@ from holdfast.ascent.meter import Meter
 from holdfast.ascent.rounded import Lowered, Rounded, lowered
 from holdfast.attacks.ddn import DDN
 from holdfast.attacks.pgd import PGD
+from holdfast.attacks.square import Square
 from holdfast.foundation.errors import BadModel, BadValue, UnknownName
 from holdfast.models import device
 from holdfast.records.store import read_info
@@ -152,8 +153,8 @@ def test_who_gets_what() -> None:
     plain, quick = (lambda x: x), (lambda x: -x)
     low = Searched(plain, quick, Acceleration("bfloat16", "default"), ())
     own = Searched(plain, quick, Acceleration("full", "default"), ())
-    assert (low.classifier(PGD(), None), low.classifier(DDN(), None)) == (quick, plain)
-    assert (own.classifier(PGD(), None), own.classifier(DDN(), None)) == (quick, quick)
+    assert [low.classifier(attack, None) for attack in (PGD(), DDN(), Square())] == [quick, plain, plain]
+    assert [own.classifier(attack, None) for attack in (PGD(), DDN(), Square())] == [quick, quick, quick]
     assert own.classifier(PGD(), holdfast.Backward(tau=0.3)).classifier is plain
 
 

@@ -73,13 +73,16 @@ class Searched:
     def classifier(self, attack: Attack, backward: Backward | None) -> Classifier:
         """What an attack evaluates.
 
-        An attack of the goal ``minimal`` hands in a point just beyond the boundary, which is elsewhere in another precision:
-        it keeps the model's own. Another backward pass watches the calls that a forward makes, of which a compiled one
+        Two kinds keep the model's own precision. An attack of the goal ``minimal`` hands in a point just beyond the
+        boundary, which is elsewhere in another precision. One without gradients goes by differences of the loss that
+        rounding hides: on a net with masked gradients (MNIST, fast FGSM) the plan fast broke 7 of 200 images less where
+        Square was in bfloat16, too. Another backward pass watches the calls that a forward makes, of which a compiled one
         makes none: it keeps the plain copy.
         """
         if backward is not None:
             return Through(self.plain, backward)
-        return self.plain if attack.goal == "minimal" and self.given.precision != "full" else self.quick
+        exact = attack.goal == "minimal" or attack.needs != "gradients"
+        return self.plain if exact and self.given.precision != "full" else self.quick
 
 
 def accelerated(

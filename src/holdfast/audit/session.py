@@ -97,7 +97,7 @@ class Session:
             view=partial(logarithmic, findings=store.info.findings),
         )
         self.original = self._averaged(logarithmic(module, store.info.findings))
-        self._searched: dict[tuple[str, Backward | None], Meter] = {}
+        self._searched: dict[tuple[str, str, Backward | None], Meter] = {}
         self._sample, self._first = sample, engine.predict(module, sample)
         self.asked = 2 * len(sample)
         """Evaluations of the check whether the model stays what it is."""
@@ -235,7 +235,7 @@ class Session:
 
     def searched(self, stage: Stage) -> Meter:
         """What a stage's searches evaluate."""
-        kind = stage.attack.goal, stage.backward
+        kind = stage.attack.goal, stage.attack.needs, stage.backward
         if kind not in self._searched:
             self._searched[kind] = self._averaged(self.copies.classifier(stage.attack, stage.backward))
         return self._searched[kind]
