@@ -178,7 +178,7 @@ class Attack(ABC):
             if len(right):
                 feed = engine.Batch(x[right], y[right], keys.fold(keys.root(seed, device=x.device), ids[right]))
                 copied = search_copy(model if surrogate is None else surrogate, x[right[:32]]).module
-                copies = accelerated(copied, x[right[:32]], acceleration, size=slots)
+                copies = accelerated(copied, x[right[:32]], acceleration, size=min(slots, len(right)))
                 if copies.reasons:
                     raise BadModel("; ".join(copies.reasons), hint="leave precision and compile out")
                 searched = copies.classifier(self, None)

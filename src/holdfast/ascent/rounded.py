@@ -106,9 +106,9 @@ def departure(wanted: Answer, given: Answer, tolerance: float) -> str:
 
 
 def _cosine(wanted: Tensor | None, given: Tensor | None) -> float:
-    """The median cosine between the rows of two gradients; 1 where there are none, or both are 0."""
+    """The median cosine between the rows of two gradients; 1 where both are 0 or missing, 0 where one is missing."""
     if wanted is None or given is None:
-        return 1.0
+        return float(wanted is given)
     a, b = wanted.cpu().flatten(1).double(), given.cpu().flatten(1).double()
     cosine = torch.nn.functional.cosine_similarity(a, b)
     return float(torch.where((a == 0).all(1) & (b == 0).all(1), 1.0, cosine).median())
