@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from holdfast import keys
 from holdfast.ascent import engine
+from holdfast.ascent.acceleration import Acceleration, accelerated
 from holdfast.ascent.frozen import frozen
 from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.search_copy import search_copy
@@ -120,6 +121,8 @@ class Attack(ABC):
         slots: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         surrogate: nn.Module | Classifier | None = None,
+        precision: str = "full",
+        compile: str = "none",
     ) -> Perturbed:
         """Attacks a batch of images that fits in memory.
 
@@ -137,13 +140,18 @@ class Attack(ABC):
                 logits rank the targets), once for each claim, a point that fools the surrogate, once about a search's last
                 point, and once about the point that is kept. A claim that it refuses sends the search on. An attack of the
                 goal ``minimal`` claims once a search. ``forwards`` counts the evaluations of both.
+            precision, compile: how the searches are made faster (`holdfast.ascent.acceleration.Acceleration`). What is
+                fooled is judged by ``model`` as it is.
 
         Raises:
             BadData: images or labels that cannot be attacked.
-            BadModel: logits of a wrong shape or not finite, or no gradient; a surrogate with other classes.
-            BadValue: a threat set that this attack cannot search.
+            BadModel: logits of a wrong shape or not finite, or no gradient; a surrogate with other classes; answers that
+                ``precision`` or ``compile`` would change.
+            BadValue: a threat set that this attack cannot search; a precision or a way to compile that the device lacks.
         """
         self.check(threat)
+        acceleration = Acceleration(precision, compile)
+        acceleration.check(x.device)
         _check_batch(x, y)
         y = y.to(torch.int64)
         slots = slots or engine.default_slots(x)
@@ -169,7 +177,11 @@ class Attack(ABC):
             right = (~wrong).nonzero()[:, 0]
             if len(right):
                 feed = engine.Batch(x[right], y[right], keys.fold(keys.root(seed, device=x.device), ids[right]))
-                searched = search_copy(model if surrogate is None else surrogate, x[right[:32]]).module
+                copied = search_copy(model if surrogate is None else surrogate, x[right[:32]]).module
+                copies = accelerated(copied, x[right[:32]], acceleration, size=min(slots, len(right)))
+                if copies.reasons:
+                    raise BadModel("; ".join(copies.reasons), hint="leave precision and compile out")
+                searched = copies.classifier(self, None)
                 if surrogate is not None:
                     seen = engine.predict(searched, x[right[:1]])
                     if seen.shape != logits[:1].shape or not bool(torch.isfinite(seen).all()):

@@ -50,3 +50,16 @@ def rng_kept(device: torch.device | str = "cpu") -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def float32_kept() -> Iterator[None]:
+    """Float32 is computed in float32 within; by default convolutions on CUDA round their factors to 10 bits (TF32)."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

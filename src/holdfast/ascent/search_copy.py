@@ -79,14 +79,14 @@ def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
         try:
             plain = _plain(module)
         except Exception as error:  # a foreign __deepcopy__ or __reduce__ may raise anything
-            return SearchCopy(module, (), False, 0.0, f"cannot be copied: {_short(error)}")
+            return SearchCopy(module, (), False, 0.0, f"cannot be copied: {short(error)}")
         unchanged = SearchCopy(plain, (), False, 0.0, "")
         if not len(x):
             return _because(unchanged, "no images to compare on")
         try:
-            wanted, again = _answer(plain, x), _answer(plain, x)
+            wanted, again = answer(plain, x), answer(plain, x)
         except Exception as error:  # the caller's own forward will raise it again, where it can be explained
-            return _because(unchanged, f"raises on these images: {_short(error)}")
+            return _because(unchanged, f"raises on these images: {short(error)}")
         tolerance = TOLERANCE.get(wanted.logits.dtype, 0.0)
         if not _difference(wanted, again) <= tolerance:
             return _because(unchanged, "two evaluations of the same images differ, or are not finite")
@@ -102,11 +102,11 @@ def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
                     built = built.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
                 if not _with_few_channels(built) and not folds and not last:
                     continue  # that is the plain copy
-                exact = _difference(wanted, _answer(built, x))
+                exact = _difference(wanted, answer(built, x))
             except (
                 Exception
             ) as error:  # tracing runs the user's code on stand-ins for tensors, which may raise anything
-                reasons.append(f"{'folding' if fold else 'channels-last'}: {_short(error)}")
+                reasons.append(f"{'folding' if fold else 'channels-last'}: {short(error)}")
                 continue
             if exact <= tolerance:
                 return SearchCopy(built, folds, last, exact, "; ".join(reasons))
@@ -115,7 +115,9 @@ def search_copy(module: Callable[[Tensor], Tensor], x: Tensor) -> SearchCopy:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
+    """Logits (N,K), and the input gradient (N,C,H,W) of a fixed combination of them; None where there is none."""
+
     logits: Tensor
     grad: Tensor | None
 
@@ -125,7 +127,7 @@ def _plain(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module)
 
 
-def _answer(module: nn.Module, x: Tensor) -> _Answer:
+def answer(module: Callable[[Tensor], Tensor], x: Tensor) -> Answer:
     """Logits and the input gradient of a fixed combination of them that is not constant on softmax's invariance."""
     with torch.enable_grad():
         at = x.detach().clone().requires_grad_()
@@ -133,13 +135,13 @@ def _answer(module: nn.Module, x: Tensor) -> _Answer:
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise TypeError("the output is not a tensor (N,K) of logits")
         if not logits.requires_grad:
-            return _Answer(logits.detach(), None)
+            return Answer(logits.detach(), None)
         weights = torch.cos(torch.arange(logits.shape[1], device=logits.device) * 2.0 + 1.0).to(logits.dtype)
         (grad,) = torch.autograd.grad((logits * weights).sum(), at, allow_unused=True)
-    return _Answer(logits.detach(), None if grad is None else grad.detach())
+    return Answer(logits.detach(), None if grad is None else grad.detach())
 
 
-def _difference(wanted: _Answer, given: _Answer) -> float:
+def _difference(wanted: Answer, given: Answer) -> float:
     """The largest relative difference of a logit; infinite where shapes, dtypes or the gradients disagree.
 
     A difference within t moves the gap between two logits by at most 2 t: the predicted class can only differ where
@@ -265,5 +267,6 @@ def _because(result: SearchCopy, reason: str) -> SearchCopy:
     return SearchCopy(result.module, result.folds, result.channels_last, result.exact, reason)
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from holdfast.ascent.acceleration import Acceleration
 from holdfast.audit import plan as plans
 from holdfast.audit.config import check_numbers
 from holdfast.audit.feed import tensors
@@ -89,6 +91,8 @@ def audit(
     audited: int = 0,
     limit: int | None = None,
     slots: int | None = None,
+    precision: str = "full",
+    compile: str = "none",
     watch: Watcher | None = None,
 ) -> Audit:
     """How robust a classifier is, in the worst case over a threat set.
@@ -104,6 +108,9 @@ def audit(
         audited: search that many random samples of those left by the plan ``standard``, too, and all if one falls.
         limit: audit a seeded subset of that many samples.
         slots: how many searches run at once; chosen by the images' size unless given.
+        precision: what the searches compute in: ``full`` (the model's own type), ``bfloat16`` or ``float16``. Every point
+            that counts is judged by the model in its own type.
+        compile: how the searches' forward and backward pass is compiled: ``none``, ``default`` or ``graph`` (CUDA graphs).
         watch: called with a `Progress` as samples are finished.
 
     Raises:
@@ -114,16 +121,34 @@ def audit(
     radii = [threat.resized(units.parse(eps, name="curve", unit=threat.unit)).eps for eps in curve]
     source = load_data(data, limit=limit, seed=seed)
     loaded = model if isinstance(model, Model) else load_model(model, shape=source.shape)
+    acceleration = Acceleration(precision, compile)
+    acceleration.check(loaded.device)
     preflight = examined(loaded, source, chosen, threat)
     info = describe(
-        loaded, source, threat=threat, curve=radii, plan=chosen, seed=seed, preflight=preflight, name=loaded.name
+        loaded,
+        source,
+        threat=threat,
+        curve=radii,
+        plan=chosen,
+        seed=seed,
+        preflight=preflight,
+        name=loaded.name,
+        acceleration=acceleration,
     )
-    if out is not None:
-        summary = run(loaded, source, info, Path(out), threat=threat, plan=chosen, slots=slots, watch=watch)
-        return _collected(Path(out), summary, loaded, source, Path(out))
-    with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
-        summary = run(loaded, source, info, Path(folder), threat=threat, plan=chosen, slots=slots, watch=watch)
-        return _collected(Path(folder), summary, loaded, source, None)
+    with nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="holdfast-") as given:
+        folder = Path(given)
+        summary = run(
+            loaded,
+            source,
+            info,
+            folder,
+            threat=threat,
+            plan=chosen,
+            slots=slots,
+            watch=watch,
+            acceleration=acceleration,
+        )
+        return _collected(folder, summary, loaded, source, None if out is None else folder)
 
 
 def _collected(folder: Path, summary: Summary, model: Model, source: Source, kept: Path | None) -> Audit:

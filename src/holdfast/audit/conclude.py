@@ -19,7 +19,18 @@ from holdfast.audit.plan import Plan
 from holdfast.data.source import Source, unit_images
 from holdfast.foundation.stats import clopper_pearson, wilson
 from holdfast.records.files import write_atomic
-from holdfast.records.schema import CLEAN, Audited, CurvePoint, Distances, Finding, Rate, RunInfo, StageSummary, Summary
+from holdfast.records.schema import (
+    CLEAN,
+    Audited,
+    CurvePoint,
+    Distances,
+    Finding,
+    Measured,
+    Rate,
+    RunInfo,
+    StageSummary,
+    Summary,
+)
 from holdfast.records.store import FINAL_POINTS, GALLERY, POINTS, SUMMARY, Store, point_bytes, reached, read_records
 
 PICTURES = 24
@@ -46,12 +57,12 @@ def conclude(
     asked: int,
     seconds: float,
     discarded: int,
+    measured: Measured,
 ) -> Summary:
     """Writes ``points.safetensors``, ``gallery.safetensors`` and ``summary.json``; returns the last.
 
-    A pure function of the records, but for ``changed``, ``asked``, ``seconds`` and ``discarded``. ``past``: what the
-    stages saw at the headline radius; ``changed``: what was found out about the model while it ran, for ``asked``
-    evaluations.
+    A pure function of the records, but for ``changed``, ``asked``, ``seconds``, ``discarded`` and ``measured``. ``past``:
+    what the stages saw at the headline radius; ``changed``: what was found out while it ran, for ``asked`` evaluations.
     """
     folder, info = store.folder, store.info
     radii = sorted(info.curve)
@@ -111,6 +122,7 @@ def conclude(
         notes=tuple(finding for finding in late if finding.level == "note"),
         audited=_audited(past, at[info.eps]),
         distances=_distances(plan, [found.distance for found in broken.values()], total - wrong),
+        measured=measured,
     )
     _write_points(folder, info, dict(sorted(broken.items())))
     _write_gallery(folder, info, source, broken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -46,6 +46,8 @@ class AuditConfig(BaseModel):
     device: str = "cpu"
     split: str | None = None
     slots: int | None = None
+    precision: Literal["full", "bfloat16", "float16"] = "full"
+    compile: Literal["none", "default", "graph"] = "none"
     corruptions: tuple[str, ...] = ()
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     variant: str | None = None
@@ -126,7 +128,7 @@ _USED_WITH = {
     **dict.fromkeys(("defence_options", "pool", "steps", "restarts", "budgets", "evaluations", "tries"), ("defence",)),
     "pool_per_class": ("pool",),
 }
-_NOT_WITH_DEFENCE = ("plan", "audited", "curve", "slots", "corruptions", "perturbations")
+_NOT_WITH_DEFENCE = ("plan", "audited", "curve", "slots", "precision", "compile", "corruptions", "perturbations")
 
 
 def _check_used(config: AuditConfig) -> None:
@@ -138,6 +140,9 @@ def _check_used(config: AuditConfig) -> None:
                 f"{key} is given, and no {' or '.join(parts)}",
                 hint=f"add --{parts[0]} {'all' if parts[0][-1] == 's' else 'NAME'}, or leave {key} out",
             )
+    for key in ("precision", "compile") if not (config.adversarial or config.defence) else ():
+        if getattr(config, key) != AuditConfig.model_fields[key].default:
+            raise BadValue(f"{key} is given, and nothing is searched", hint=f"add --eps, or leave {key} out")
     for key in _NOT_WITH_DEFENCE if config.defence else ():
         if getattr(config, key) != AuditConfig.model_fields[key].default:
             raise BadValue(

@@ -14,10 +14,12 @@ import torch
 
 from holdfast import __version__
 from holdfast.ascent import engine
-from holdfast.ascent.frozen import frozen, rng_kept
+from holdfast.ascent.acceleration import Acceleration
+from holdfast.ascent.frozen import float32_kept, frozen, rng_kept
 from holdfast.audit.checks import probe
 from holdfast.audit.conclude import conclude
 from holdfast.audit.feed import tensors
+from holdfast.audit.measured import asked, measured, told
 from holdfast.audit.plan import Plan
 from holdfast.audit.ranks import Alone, Ranks
 from holdfast.audit.session import Session, Watcher, logarithmic
@@ -104,6 +106,7 @@ def describe(
     seed: int,
     preflight: Preflight,
     name: str,
+    acceleration: Acceleration = Acceleration(),  # noqa: B008 - frozen
     command: str = "",
     request: dict[str, Any] | None = None,
 ) -> RunInfo:
@@ -122,7 +125,7 @@ def describe(
         data=data_info(source),
         findings=preflight.findings,
         checks=preflight.evaluations,
-        versions={**versions(), "threads": str(torch.get_num_threads())},
+        versions={**versions(), "threads": str(torch.get_num_threads()), **asked(model, acceleration)},
         command=command,
         request=request or {},
     )
@@ -152,8 +155,11 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def _seeded(seed: int, model: Model) -> Iterator[None]:
-    """A randomised model draws from the run's seed within; afterwards all generators are as they were."""
-    with rng_kept(model.device):
+    """A randomised model draws from the run's seed within; afterwards all generators are as they were.
+
+    Verdicts in float32 are verdicts in float32.
+    """
+    with rng_kept(model.device), float32_kept():
         torch.manual_seed(seed)
         yield
 
@@ -169,10 +175,12 @@ def run(
     slots: int | None = None,
     watch: Watcher | None = None,
     ranks: Ranks | None = None,
+    acceleration: Acceleration = Acceleration(),  # noqa: B008 - frozen
 ) -> Summary:
     """Runs or resumes the audit that ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
 
     ``ranks``: the processes that share the work, of which this is the first; the others call `lend_a_hand`.
+    ``acceleration``: what the searches are made faster by; it may be another one than the run began with.
 
     Raises:
         PlanMismatch: the folder holds another run.
@@ -190,9 +198,19 @@ def run(
         ranks.gather(store.info)
         ranks.gather("read")  # nothing is appended before all have read what there is
         with frozen(model.module), _seeded(info.seed, model):
-            session = Session(model, source, store, threat=threat, plan=plan, slots=slots, watch=watch, ranks=ranks)
+            session = Session(
+                model,
+                source,
+                store,
+                threat=threat,
+                plan=plan,
+                slots=slots,
+                watch=watch,
+                ranks=ranks,
+                acceleration=acceleration,
+            )
             session.run()
-            changed = session.changed()
+            changed = session.changed() + told(store.info, model, session.copies, acceleration)
         discarded = sum(ranks.gather(session.discarded))
         seconds = store.finish(discarded)
         return conclude(
@@ -204,13 +222,22 @@ def run(
             asked=session.asked,
             seconds=seconds,
             discarded=store.past_discarded + discarded,
+            measured=measured(model, session.copies, session.slots),
         )
     finally:
         store.close()
 
 
 def lend_a_hand(
-    model: Model, source: Source, folder: Path, *, threat: Threat, plan: Plan, slots: int | None, ranks: Ranks
+    model: Model,
+    source: Source,
+    folder: Path,
+    *,
+    threat: Threat,
+    plan: Plan,
+    slots: int | None,
+    ranks: Ranks,
+    acceleration: Acceleration,
 ) -> None:
     """The part of a run of the processes that are not the first; see `run`.
 
@@ -236,7 +263,17 @@ def lend_a_hand(
     try:
         ranks.gather("read")
         with frozen(model.module), _seeded(info.seed, model):
-            session = Session(model, source, shard, threat=threat, plan=plan, slots=slots, watch=None, ranks=ranks)
+            session = Session(
+                model,
+                source,
+                shard,
+                threat=threat,
+                plan=plan,
+                slots=slots,
+                watch=None,
+                ranks=ranks,
+                acceleration=acceleration,
+            )
             session.run()
         ranks.gather(session.discarded)
     finally:

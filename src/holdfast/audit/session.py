@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 
 from holdfast import keys
 from holdfast.ascent import engine
+from holdfast.ascent.acceleration import Acceleration, accelerated
 from holdfast.ascent.attack import ranking
-from holdfast.ascent.backward import Backward, Through
+from holdfast.ascent.backward import Backward
 from holdfast.ascent.engine import Ended, Hunt, Verdict
 from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.search_copy import search_copy
@@ -72,6 +74,7 @@ class Session:
         slots: int | None,
         watch: Watcher | None,
         ranks: Ranks,
+        acceleration: Acceleration,
     ) -> None:
         sample, _ = tensors(source, np.asarray(source.ids)[:32], dtype=model.dtype, device=model.device)
         module = model.module
@@ -86,9 +89,15 @@ class Session:
         self._reached: list[Outcome] = []
         self.slots = slots or engine.default_slots(sample)
         self.draws = plan.draws
-        self._copy = logarithmic(search_copy(module, sample).module, store.info.findings)
+        self.copies = accelerated(
+            search_copy(module, sample).module,
+            sample,
+            acceleration,
+            size=min(self.slots, len(source)),
+            view=partial(logarithmic, findings=store.info.findings),
+        )
         self.original = self._averaged(logarithmic(module, store.info.findings))
-        self._searched: dict[Backward | None, Meter] = {}
+        self._searched: dict[tuple[str, str, Backward | None], Meter] = {}
         self._sample, self._first = sample, engine.predict(module, sample)
         self.asked = 2 * len(sample)
         """Evaluations of the check whether the model stays what it is."""
@@ -172,7 +181,7 @@ class Session:
             attack=stage.attack,
             threat=threat,
             targets=stage.attack.searches(ranks),
-            model=self.searched(stage.backward),
+            model=self.searched(stage),
             original=self.original,
             slots=self.slots,
             stage=keys.number(f"{stage.name} at {eps!r}"),
@@ -224,11 +233,12 @@ class Session:
             doubts=frozenset(finding.check for finding in self.store.info.findings),
         )
 
-    def searched(self, backward: Backward | None) -> Meter:
+    def searched(self, stage: Stage) -> Meter:
         """What a stage's searches evaluate."""
-        if backward not in self._searched:
-            self._searched[backward] = self._averaged(Through(self._copy, backward) if backward else self._copy)
-        return self._searched[backward]
+        kind = stage.attack.goal, stage.attack.needs, stage.backward
+        if kind not in self._searched:
+            self._searched[kind] = self._averaged(self.copies.classifier(stage.attack, stage.backward))
+        return self._searched[kind]
 
     def _averaged(self, classifier: Classifier) -> Meter:
         return Meter(Expectation(classifier, self.draws) if self.draws > 1 else classifier, cost=self.draws)

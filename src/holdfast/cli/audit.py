@@ -21,6 +21,7 @@ from holdfast.foundation import units
 from holdfast.foundation.errors import BadValue
 
 if TYPE_CHECKING:
+    from holdfast.ascent.acceleration import Acceleration
     from holdfast.audit.config import AuditConfig
     from holdfast.audit.corrupted.run import Watcher
     from holdfast.audit.plan import Plan
@@ -49,6 +50,8 @@ def audit(
     curve: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
     out: str | None = None,
     slots: int | None = None,
+    precision: str | None = None,
+    compile: str | None = None,
     strict_checks: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
@@ -78,6 +81,11 @@ def audit(
         The run's folder; one under runs/ unless given.
     slots
         How many searches run at once; chosen by the images' size unless given.
+    precision
+        What the searches compute in: full (the model's own type, the default), bfloat16 or float16. Every point that counts
+        is judged by the model in its own type.
+    compile
+        How the searches are compiled: none (the default), default, or graph (CUDA graphs).
     strict_checks
         End with exit code 3 if there is a reason to doubt the number: any warning.
     json
@@ -89,9 +97,11 @@ def audit(
         raise BadValue("max_oblivious_gap judges a defence, and none is given", hint="give --defence, or leave it out")
     config = subject.configured(
         {"threat": threat, "eps": eps, "plan": plan, "audited": audited, "curve": curve, "out": out, "slots": slots}
+        | {"precision": precision, "compile": compile}
         | natural.given()
         | guarded.given()
     )
+    from holdfast.ascent.acceleration import Acceleration
     from holdfast.audit.ranks import together
     from holdfast.audit.run import lend_a_hand
     from holdfast.cli.report import write_report
@@ -105,13 +115,24 @@ def audit(
         )
     progress = terminal(stderr=True)
     model, source = load(_placed(config, ranks))
+    acceleration = Acceleration(config.precision, config.compile)
+    acceleration.check(model.device)
     if ranks.rank and asked:
-        lend_a_hand(model, source, config.folder, threat=asked[0], plan=asked[1], slots=config.slots, ranks=ranks)
+        lend_a_hand(
+            model,
+            source,
+            config.folder,
+            threat=asked[0],
+            plan=asked[1],
+            slots=config.slots,
+            ranks=ranks,
+            acceleration=acceleration,
+        )
         return 0
     weather = _weather(config, model, source) if config.corruptions else None
     films = _films(config, model, source) if config.perturbations else None
     behind = defended(config, model, source, **_origin(config)) if config.defence else None
-    worst = _worst_case(config, *asked, model, source, progress, ranks, quiet=quiet) if asked else None
+    worst = _worst_case(config, *asked, acceleration, model, source, progress, ranks, quiet=quiet) if asked else None
     under = along = guard = None
     if behind:
         with watching_conditions(progress, "defence", quiet=quiet) as watch:
@@ -153,6 +174,7 @@ def _worst_case(
     config: AuditConfig,
     allowed: Threat,
     chosen: Plan,
+    acceleration: Acceleration,
     model: Model,
     source: Source,
     progress: Console,
@@ -175,6 +197,7 @@ def _worst_case(
         seed=config.seed,
         preflight=preflight,
         name=model.name,
+        acceleration=acceleration,
         **_origin(config),
     )
     with watching(progress, quiet=quiet) as watch:
@@ -188,12 +211,15 @@ def _worst_case(
             slots=config.slots,
             watch=watch,
             ranks=ranks,
+            acceleration=acceleration,
         )
 
 
 def _placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
     """The same, with a GPU for each process of a host where they share an audit by ``cuda``."""
-    shared = ranks.world > 1 and config.device == "cuda"
+    from holdfast.models.device import placed
+
+    shared = ranks.world > 1 and config.device in ("cuda", "auto") and placed(config.device).type == "cuda"
     return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
 
 

@@ -29,6 +29,8 @@ def show_findings(console: Console, findings: tuple[Finding, ...]) -> None:
 
 def show_summary(console: Console, summary: Summary) -> None:
     """The headline of a finished run."""
+    from holdfast.report.wording import measured_on
+
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name, rate in (
         ("clean accuracy", summary.clean_accuracy),
@@ -45,6 +47,8 @@ def show_summary(console: Console, summary: Summary) -> None:
         f"{clock(summary.seconds)}. Robust accuracy is an upper bound.",
         markup=False,
     )
+    if summary.measured is not None:
+        console.print(f"measured on {measured_on(summary.measured)}", markup=False)
     if summary.audited is not None:
         checked = summary.audited
         console.print(

@@ -55,7 +55,7 @@ class Subject(Images):
     option: Annotated[list[str] | None, Parameter(negative="")] = None
     """A keyword argument of the net or the factory, as key=value. Repeat for more."""
     device: str | None = None
-    """Where to compute: cpu (the default), cuda, cuda:1, mps."""
+    """Where to compute: cpu (the default), cuda, cuda:1, mps, or auto: the first of cuda, mps and cpu that is there."""
 
     def configured(self, more: Mapping[str, Any] | None = None) -> AuditConfig:
         """The whole configuration: these options, over those in ``more``, over those of the TOML file."""

@@ -18,6 +18,7 @@ from holdfast.foundation import registry
 from holdfast.foundation.errors import BadModel, BadValue, UnknownName
 from holdfast.models import normalisation
 from holdfast.models import weights as weight_files
+from holdfast.models.device import placed
 from holdfast.models.model import Model, fingerprint, placement
 from holdfast.models.probe import find_shape, probe
 from holdfast.nets.normalise import Normalise
@@ -60,7 +61,7 @@ def load(
         classes: number of classes, if known; the model must agree.
         options: keyword arguments of the net or the factory. A registered net takes ``channels``, ``size`` and
             ``classes`` from ``shape`` and ``classes`` unless they are here.
-        device: where to evaluate.
+        device: where to evaluate: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` (`holdfast.models.device`).
 
     A net that is built without weights is initialised with seed 0. The global RNG is left alone.
 
@@ -70,7 +71,7 @@ def load(
         BadFile: the weights file cannot be read, or is not safe to read.
         BadModel: the weights do not fit, or the classifier cannot be evaluated on such images.
     """
-    place, image = _device(device), _shape(shape)
+    place, image = placed(device), _shape(shape)
     asked = None if normalise is None else normalisation.parse(normalise)
     read = None if weights is None else weight_files.read(weights)
     declared = {} if read is None else dict(sorted(read.metadata.items()))
@@ -261,20 +262,6 @@ def _normalised(
     front = nn.Sequential(Normalise(*moments).to(place, dtype), core)
     front[0].training = front.training = core.training  # not through train(), which would reach into the user's module
     return front
-
-
-def _device(given: torch.device | str) -> torch.device:
-    try:
-        place = torch.device(given)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadValue(
-            f"the device is {str(given)!r}, which cannot be used here: {str(error).partition(chr(10))[0]}",
-            hint="give cpu",
-        ) from error
-    if place.type == "cuda" and place.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return place
 
 
 def _shape(given: Sequence[int] | None) -> tuple[int, int, int] | None:

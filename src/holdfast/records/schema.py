@@ -181,6 +181,17 @@ class Distances(Frozen):
     quantiles: tuple[tuple[float, float], ...]
 
 
+class Measured(Frozen):
+    """What a run was measured on: the name of its ``device``, the model's ``dtype``, in which every verdict was reached, and
+    its searches' ``precision`` (``full`` is that dtype), ``compile`` mode and how many ran at once (``slots``)."""
+
+    device: str
+    dtype: str
+    precision: str
+    compile: str
+    slots: int
+
+
 class Summary(Frozen):
     """The headline numbers of a finished run: ``summary.json``.
 
@@ -211,3 +222,4 @@ class Summary(Frozen):
     notes: tuple[Finding, ...] = ()
     audited: Audited | None = None
     distances: Distances | None = None
+    measured: Measured | None = None

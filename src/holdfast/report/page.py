@@ -206,6 +206,7 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
         "film_headline": wording.film_headline,
         "means": wording.means,
         "change": wording.change,
+        "measured_on": wording.measured_on,
         "points": charts.points,
         "findings": [(subject, _findings(subject)) for subject in subjects],
         "pairs": [found for found in pairs if found],

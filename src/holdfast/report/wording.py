@@ -9,7 +9,7 @@ from typing import Any
 from holdfast.foundation import units
 from holdfast.records.comparison import Difference
 from holdfast.records.conditions import ConditionsSummary, Mean
-from holdfast.records.schema import Rate, Summary
+from holdfast.records.schema import Measured, Rate, Summary
 from holdfast.records.sequences import SequencesSummary
 
 _NBSP = "\N{NO-BREAK SPACE}"
@@ -59,6 +59,16 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}{_NBSP}min {rest}{_NBSP}s"
     return f"{minutes // 60}{_NBSP}h {minutes % 60}{_NBSP}min"
+
+
+def measured_on(measured: Measured) -> str:
+    """The device, and how the searches ran on it: ``AMD EPYC, float32; searches: 256 at once, in bfloat16``."""
+    how = (
+        f"{measured.slots} at once",
+        *((f"in {measured.precision}",) if measured.precision != "full" else ()),
+        *((f"compiled ({measured.compile})",) if measured.compile != "none" else ()),
+    )
+    return f"{measured.device}, {measured.dtype}; searches: {', '.join(how)}"
 
 
 def in_levels(radii: tuple[float, ...]) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier
+from holdfast.ascent.rounded import lowered
 from holdfast.ascent.search_copy import TOLERANCE, furthest, merged, search_copy
 
 
@@ -38,16 +37,10 @@ class AttackCopy:
         self._take(own, x.dtype, own)
         if dtype is None or dtype == x.dtype or own is net or not len(x):
             return
-        try:
-            low = copy.deepcopy(own).to(dtype)
-            self._take(low, dtype, _Rounded(low, dtype))
-            if self.difference(x) <= self.tolerance:
-                return
-            why = "changed the answers"
-        except Exception as error:  # a forward pass that makes tensors of a type of its own may raise anything
-            why = f"raises {type(error).__name__}"
-        self._take(own, x.dtype, own)
-        self.reason = "; ".join(filter(None, (self.reason, f"{dtype} {why}")))
+        low = lowered(own, x, dtype)
+        if low.module is not None:
+            self._take(low.module.module, dtype, low.module)
+        self.reason = "; ".join(filter(None, (self.reason, low.reason)))
 
     def _take(self, module: nn.Module, dtype: torch.dtype, called: Classifier) -> None:
         """Makes ``module``, called as ``called``, the copy."""
@@ -77,18 +70,6 @@ class AttackCopy:
         """
         with frozen(self.net), rng_kept(x.device):
             return furthest(self.net(x), self.refreshed()(x))
-
-
-class _Rounded(nn.Module):
-    """A module that computes in another type than its images and logits have."""
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.module, self.dtype = module, dtype
-        self.training = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.module(images.to(self.dtype)).to(images.dtype)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
