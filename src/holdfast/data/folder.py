@@ -32,6 +32,7 @@ class Folder:
 
     needs_path: ClassVar[bool] = True
     looks_for: ClassVar[str] = "a folder with one folder of image files per class"
+    concurrent: ClassVar[bool] = True
 
     name: str
     class_names: tuple[str, ...]
@@ -96,7 +97,7 @@ class Folder:
         size = (self.shape[1], self.shape[2]) if self.resize else None
         for row, place in enumerate(places):
             file = self.root / self.files[place]
-            image = decode(file, channels=self.shape[0], where=str(file), size=size)
+            image = decode(file, channels=self.shape[0], where=f"sample {place}: {file}", size=size)
             if image.shape != self.shape:
                 raise _unequal(self.root / self.files[0], self.shape[1:], file, image.shape[1:])
             images[row] = image
