@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -41,6 +42,7 @@ _READER_GONE = 141
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit code."""
     problems = terminal(stderr=True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on metadata; the pixels decide
     app = App(
         name="holdfast",
         help=_HELP,

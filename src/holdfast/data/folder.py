@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,13 +120,13 @@ def _by_name(path: Path) -> str:
     return path.name  # paths themselves sort without regard to case on Windows, and so would the classes
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+def _is_image(one: os.DirEntry[str]) -> bool:
+    return Path(one.name).suffix.lower() in ENDINGS and not one.name.startswith(".") and one.is_file()
 
 
 def _has_images(path: Path) -> bool:
-    with reading(path, what="a folder"):
-        return any(_is_image(one) for one in path.iterdir())
+    with reading(path, what="a folder"), os.scandir(path) as inside:
+        return any(map(_is_image, inside))
 
 
 def _classes(path: Path) -> bool:
@@ -133,8 +134,8 @@ def _classes(path: Path) -> bool:
 
 
 def _images(path: Path) -> list[str]:
-    with reading(path, what="a folder"):
-        return sorted(one.name for one in path.iterdir() if _is_image(one))
+    with reading(path, what="a folder"), os.scandir(path) as inside:  # which knows what is a file without asking for each
+        return sorted(one.name for one in inside if _is_image(one))
 
 
 def _shape(root: Path, files: list[str], size: tuple[int, int] | None) -> tuple[int, int, int]:
