@@ -61,11 +61,13 @@ class Ahead:
     Args:
         source: where the samples come from.
         workers: how many threads; those of `workers_for` unless given. Without any, the source is asked directly.
-        patience: seconds that one image may take; not watched without workers.
+        patience: seconds that one image may take, `PATIENCE` unless given; not watched without workers.
     """
 
-    def __init__(self, source: Source, *, workers: int | None = None, patience: float = PATIENCE) -> None:
-        self.source, self.workers, self.patience = source, workers_for(source) if workers is None else workers, patience
+    def __init__(self, source: Source, *, workers: int | None = None, patience: float | None = None) -> None:
+        self.source = source
+        self.workers = workers_for(source) if workers is None else workers
+        self.patience = PATIENCE if patience is None else patience
         self.most = min(IMAGES, max(2 * self.workers, WINDOW // int(np.prod(source.shape))))
         """How many samples are decoded ahead, at most."""
         self._window = self.most

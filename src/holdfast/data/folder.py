@@ -134,7 +134,10 @@ def _classes(path: Path) -> bool:
 
 
 def _images(path: Path) -> list[str]:
-    with reading(path, what="a folder"), os.scandir(path) as inside:  # which knows what is a file without asking for each
+    with (
+        reading(path, what="a folder"),
+        os.scandir(path) as inside,
+    ):  # which knows what is a file without asking for each
         return sorted(one.name for one in inside if _is_image(one))
 
 
