@@ -141,6 +141,7 @@ def test_a_decode_that_hangs_is_named_and_the_others_go_on() -> None:
         assert same(ahead.take([9, 12]), ARRAYS.take([9, 12]))  # by another thread
         with pytest.raises(BadFile, match="sample 6"):
             ahead.take([15, 6])
+        assert source.asked.count(6) == 1  # nobody waits for it again
     source.free.set()
 
 

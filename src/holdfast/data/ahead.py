@@ -78,6 +78,7 @@ class Ahead:
         self._numbers = count()
         self._queue: PriorityQueue[_Task] = PriorityQueue()
         self._busy: dict[Thread, tuple[float, _Task]] = {}  # since when, and with what
+        self._given_up: dict[int, _Task] = {}  # so that one who asks again need not wait again
         self._threads: list[Thread] = []
 
     def __enter__(self) -> Ahead:
@@ -108,7 +109,7 @@ class Ahead:
         if not self.workers or not len(ids):
             return self.source.take(ids)
         wanted = [int(each) for each in ids]
-        tasks = [self._tasks.get(each) or self._submit(each, rank=0) for each in wanted]
+        tasks = [self._given_up.get(each) or self._tasks.get(each) or self._submit(each, rank=0) for each in wanted]
         for each in wanted:
             if self._times[each]:
                 self._drop(self._coming.index(each) + 1, keep=wanted)
@@ -185,3 +186,4 @@ class Ahead:
                 )
                 with suppress(InvalidStateError):  # it has just come
                     task.batch.set_exception(error)
+                    self._given_up[task.id] = task

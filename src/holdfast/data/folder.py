@@ -120,7 +120,9 @@ def _by_name(path: Path) -> str:
     return path.name  # paths themselves sort without regard to case on Windows, and so would the classes
 
 
-def _is_image(one: os.DirEntry[str]) -> bool:
+def _is_image(
+    one: os.DirEntry[str],
+) -> bool:  # of a listing, which says what is a file; a path would ask the disk again
     return Path(one.name).suffix.lower() in ENDINGS and not one.name.startswith(".") and one.is_file()
 
 
@@ -134,10 +136,7 @@ def _classes(path: Path) -> bool:
 
 
 def _images(path: Path) -> list[str]:
-    with (
-        reading(path, what="a folder"),
-        os.scandir(path) as inside,
-    ):  # which knows what is a file without asking for each
+    with reading(path, what="a folder"), os.scandir(path) as inside:
         return sorted(one.name for one in inside if _is_image(one))
 
 
