@@ -120,9 +120,8 @@ def _by_name(path: Path) -> str:
     return path.name  # paths themselves sort without regard to case on Windows, and so would the classes
 
 
-def _is_image(
-    one: os.DirEntry[str],
-) -> bool:  # of a listing, which says what is a file; a path would ask the disk again
+def _is_image(one: os.DirEntry[str]) -> bool:
+    # An entry of a listing knows whether it is a file; a path would ask the disk.
     return Path(one.name).suffix.lower() in ENDINGS and not one.name.startswith(".") and one.is_file()
 
 
