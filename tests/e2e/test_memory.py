@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -87,16 +88,24 @@ def write_folder(path: Path, n: int, net: torch.nn.Module) -> None:
 
 def peak(folder: Path, data: str, plan: str, *more: str) -> int:
     """The peak RSS of an audit, in MiB."""
-    arguments = ["audit", "--model", "memory_net:net", "--data", data, "--eps", "1/255", *more]
-    arguments += ["--plan", plan, "--out", f"{plan}_{data}", "--json", "--quiet", "--slots", "128"]
+    asked = ["--eps", "1/255", "--plan", plan, "--out", f"{plan}_{data}", "--slots", "128", *more]
+    summary, rss = measured(folder, data, asked)
+    assert 0.2 < summary["robust_accuracy"]["value"] < 0.8, "both the broken and the unbroken should be many"
+    return rss
+
+
+def measured(folder: Path, data: str, asked: list[str]) -> tuple[dict, int]:
+    """What an audit prints, and its peak RSS in MiB."""
+    # glibc keeps freed blocks as it happens to, which differs by 40 MiB from run to run; large ones are given back at once.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    arguments = ["audit", "--model", "memory_net:net", "--data", data, *asked, "--json", "--quiet"]
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *arguments], cwd=folder, capture_output=True, text=True, timeout=900
-    )
+        [sys.executable, "-c", MEASURED, *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary, rss = done.stdout.splitlines()
-    robust = json.loads(summary)["robust_accuracy"]["value"]
-    assert 0.2 < robust < 0.8, "both the broken and the unbroken should be many"
-    return int(rss)
+    return json.loads(summary), int(rss)
 
 
 @pytest.mark.slow
@@ -131,5 +140,22 @@ def test_peak_memory_at_20_000(written, tmp_path: Path, record_property, monkeyp
         peaks[n] = peak(tmp_path, f"of_{n}", "sweep")
     record_property("peak RSS in MiB", peaks)
     print(written.__name__, peaks)
-    # 19 000 images are 56 MiB of pixels. The books take 15; what the report's peak adds to that differs from run to run.
-    assert peaks[20_000] < 1.08 * peaks[1_000], peaks
+    # 19 000 images are 56 MiB of pixels.
+    assert peaks[20_000] < 1.05 * peaks[1_000], peaks
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_peak_memory_under_75_conditions(tmp_path: Path, record_property, monkeypatch) -> None:
+    (tmp_path / "memory_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    import memory_net
+
+    peaks = {}
+    for n in (500, 3_000):
+        write_shards(tmp_path / f"of_{n}", n, memory_net.net())
+        told, peaks[n] = measured(tmp_path, f"of_{n}", ["--corruptions", "test", "--out", f"weather_{n}"])
+        assert len(told["corruptions"]["cells"]) == 75
+    record_property("peak RSS in MiB", peaks)
+    print("75 conditions", peaks)
+    assert peaks[3_000] < 1.05 * peaks[500], peaks

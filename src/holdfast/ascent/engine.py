@@ -122,7 +122,7 @@ class _Sample:
         )
 
 
-def _breadth_first(portions: Iterable[Sequence[int]], width: int) -> Iterator[tuple[int, int]]:
+def breadth_first(portions: Iterable[Sequence[int]], width: int) -> Iterator[tuple[int, int]]:
     """The first search of every position, as the portions come, then the second of all, and so on."""
     positions = []
     for portion in portions:
@@ -185,7 +185,7 @@ class Hunt:
         minimal = self.attack.goal == "minimal"
         samples: dict[int, _Sample] = {}
         resolved = bytearray(count)
-        ahead = _breadth_first([range(count)] if portions is None else portions, width)
+        ahead = breadth_first([range(count)] if portions is None else portions, width)
         put_back: deque[tuple[int, int]] = deque()
         deferred: list[tuple[int, int]] = []
         flight = _Flight()

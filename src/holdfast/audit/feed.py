@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast import keys
-from holdfast.data.source import Source, unit_images
+from holdfast.data.source import Takes, unit_images
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class SourceFeed:
         device: likewise.
     """
 
-    source: Source
+    source: Takes
     ids: np.ndarray
     key: Tensor
     dtype: torch.dtype
     device: torch.device
 
     @classmethod
-    def of(cls, source: Source, ids: np.ndarray, *, seed: int, dtype: torch.dtype, device: torch.device) -> SourceFeed:
+    def of(cls, source: Takes, ids: np.ndarray, *, seed: int, dtype: torch.dtype, device: torch.device) -> SourceFeed:
         """The feed of a run with that seed: a sample's draws depend on its id alone."""
         key = keys.fold(keys.root(seed, device=device), torch.from_numpy(np.ascontiguousarray(ids)).to(device))
         return cls(source, ids, key, dtype, device)
@@ -40,7 +40,7 @@ class SourceFeed:
         return tensors(self.source, self.ids[positions.cpu().numpy()], dtype=self.dtype, device=self.device)
 
 
-def tensors(source: Source, ids: np.ndarray, *, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def tensors(source: Takes, ids: np.ndarray, *, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images (n, C, H, W) floats in [0, 1] and labels (n,) int64 of these ids."""
     batch = source.take(ids)
     images = torch.from_numpy(np.ascontiguousarray(unit_images(batch.images)))

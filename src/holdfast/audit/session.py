@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, tee
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from holdfast.ascent.views import Expectation, Logarithm
 from holdfast.audit.entry import Past
 from holdfast.audit.feed import SourceFeed, tensors
 from holdfast.audit.plan import Plan, Stage
-from holdfast.audit.ranks import Ranks, shares
+from holdfast.audit.ranks import CHUNK, Ranks, shares
+from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel
 from holdfast.losses import margin
@@ -80,6 +81,7 @@ class Session:
         module = model.module
         self.model = model
         self.source = source
+        self.ahead = Ahead(source)
         self.store = store
         self.threat = threat
         self.plan = plan
@@ -111,21 +113,23 @@ class Session:
 
     def run(self) -> None:
         """Everything that is not recorded yet."""
-        self.clean()
-        for eps in self.store.info.curve:
-            for stage in self.plan.stages:
-                self.stage(stage, self.threat.resized(eps))
+        with self.ahead:
+            self.clean()
+            for eps in self.store.info.curve:
+                for stage in self.plan.stages:
+                    self.stage(stage, self.threat.resized(eps))
 
     def clean(self) -> None:
         """The clean pass: one forward per sample, of the classifier itself."""
         known = self.store.judged(CLEAN, 0.0)
-        ids = np.array([i for i in self.source.ids.tolist() if i not in known], dtype=np.int64)
+        ids = np.setdiff1d(self.source.ids, known.ids)
         done, broken = len(known), len(self.store.broken)
         tally = self._tally(CLEAN, 0.0, done, len(self.source), broken)
         ids = ids[self.ranks.rank :: self.ranks.world]
+        self.ahead.expect(ids)
         for start in range(0, len(ids), self.slots):
             part = ids[start : start + self.slots]
-            x, y = tensors(self.source, part, dtype=self.model.dtype, device=self.model.device)
+            x, y = tensors(self.ahead, part, dtype=self.model.dtype, device=self.model.device)
             logits = engine.predict(self.original, x)
             finite = torch.isfinite(logits).all(1)
             if not bool(finite.all()):
@@ -170,13 +174,14 @@ class Session:
         judged = self.store.judged(stage.name, eps)
         past = self.past(stage, eps)
         ids = past.ids[stage.entry(past)]
-        ids = ids[~np.isin(ids, list(judged))]
+        ids = np.setdiff1d(ids, judged.ids)
         entered = len(ids) + len(judged)
         broken = self.store.broken_within(eps)
         tally = self._tally(stage.name, eps, len(judged), entered, len(broken))
         if not len(ids):
             return
-        ranks = torch.tensor([self.store.ranking[i] for i in ids.tolist()], dtype=torch.int64).view(len(ids), -1)
+        stood = ~np.isin(ids, broken)
+        ranks = torch.from_numpy(self.store.ranking.at(ids))
         hunt = Hunt(
             attack=stage.attack,
             threat=threat,
@@ -187,24 +192,28 @@ class Session:
             stage=keys.number(f"{stage.name} at {eps!r}"),
         )
         feed = SourceFeed.of(
-            self.source, ids, seed=self.store.info.seed, dtype=self.model.dtype, device=self.model.device
+            self.ahead, ids, seed=self.store.info.seed, dtype=self.model.dtype, device=self.model.device
         )
-        place = {i: position for position, i in enumerate(ids.tolist())}
-        searched = [record for record in self.store.searches(stage.name, eps) if record.id in place]
-        begun = np.unique(np.array([place[record.id] for record in searched], dtype=np.int64))
+        searched = self.store.searches(stage.name, eps)
+        begun = np.flatnonzero(np.isin(ids, [record.id for record in searched]))
         order = np.concatenate([begun, np.setdiff1d(np.arange(len(ids)), begun)])
         fixed = max(len(begun), self.ranks.world * self.slots)
         own, chunks = shares(order, fixed, self.ranks, f"taken {self._turn}")
-        mine = set(own.tolist())
-        before = [_ended(record, place[record.id]) for record in searched if place[record.id] in mine]
+        place = {int(ids[position]): int(position) for position in np.intersect1d(begun, own)}
+        before = [_ended(record, place[record.id]) for record in searched if record.id in place]
         made, charged = self._made(), -sum(e.forwards + e.backwards for e in before)
-        portions = (portion.tolist() for portion in chain([own], chunks))
+        portions, coming = tee(portion.tolist() for portion in chain([own], chunks))
+        places = engine.breadth_first(coming, hunt.targets.shape[1])
+        self.ahead.expect(
+            (sample for position, _ in places if (sample := int(ids[position])) not in judged),
+            most=CHUNK if self.ranks.world > 1 else None,  # what is expected is taken, and no other process can have it
+        )
         for event in hunt.events(feed, before=before, portions=portions):
             final, sample = isinstance(event, Verdict), int(ids[event.position])
             self._append(_record(event, sample, stage.name, eps), _point(event))
             if final:
                 charged += event.forwards + event.backwards
-                tally(1, int(event.fooled and sample not in broken))
+                tally(1, int(event.fooled and stood[event.position]))
         self.discarded += max(0, self._made() - made - charged)
         self._agree()
         tally(0, 0)
@@ -212,22 +221,17 @@ class Session:
     def past(self, stage: Stage | None, eps: float) -> Past:
         """What was known when that stage began at that radius, of which some searches may have ended; None: at the end."""
         clean = self.store.margins[CLEAN, 0.0]
-        judged = self.store.judged(stage.name, eps) if stage else {}
-        ids = np.array(
-            [i for i in self.source.ids.tolist() if i not in self.store.broken or self.store.broken[i] > 0],
-            dtype=np.int64,
-        )
-        broken = self.store.broken_within(eps)
+        judged = self.store.judged(stage.name, eps).ids if stage else ()
+        ids = np.setdiff1d(self.source.ids, self.store.broken.ids[self.store.broken.numbers <= 0])
         seen = {}
         for earlier in self.plan.stages:
             if stage and earlier.name == stage.name:
                 break
-            known = self.store.judged(earlier.name, eps)
-            seen[earlier.name] = np.array([known.get(i, np.nan) for i in ids.tolist()])
+            seen[earlier.name] = self.store.judged(earlier.name, eps).at(ids)
         return Past(
             ids=ids,
-            alive=np.array([i not in broken or i in judged for i in ids.tolist()], dtype=bool),
-            clean=np.array([clean[i] for i in ids.tolist()]),
+            alive=~np.isin(ids, self.store.broken_within(eps)) | np.isin(ids, judged),
+            clean=clean.at(ids),
             seen=seen,
             seed=self.store.info.seed,
             doubts=frozenset(finding.check for finding in self.store.info.findings),

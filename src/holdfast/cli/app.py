@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     problems = terminal(stderr=True)
     verbose = VERBOSE in arguments
     arguments = [each for each in arguments if each != VERBOSE]
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on metadata; the pixels decide
     app = App(
         name="holdfast",
         help=_HELP,

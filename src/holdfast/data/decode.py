@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,17 +70,18 @@ def decode(given: bytes | Path, *, channels: int, where: str, size: tuple[int, i
 def _opened(given: bytes | Path, where: str) -> Iterator[Image]:
     from PIL import Image
 
+    # PIL only warns of bombs of some size. Warnings made errors for a moment would be so in all threads, and might stay so.
+    most = Image.MAX_IMAGE_PIXELS or float("inf")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on metadata; the pixels decide
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given, formats=FORMATS) as image:
-                if image.mode.startswith(DEEP):
-                    raise BadData(
-                        f"{where} has more than 8 bits a channel (mode {image.mode})",
-                        hint="convert it to 8 bits, or give float arrays in [0, 1]",
-                    )
-                yield image
+        with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given, formats=FORMATS) as image:
+            if image.width * image.height > most:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+            if image.mode.startswith(DEEP):
+                raise BadData(
+                    f"{where} has more than 8 bits a channel (mode {image.mode})",
+                    hint="convert it to 8 bits, or give float arrays in [0, 1]",
+                )
+            yield image
     except HoldfastError:
         raise
     except FileNotFoundError:

@@ -8,6 +8,7 @@ files apart but does not notice every single edit. Neither dates nor absolute pa
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def of_files(root: Path, names: Sequence[str]) -> str:
     All where they make up to `WHOLE` bytes together; else `BLOCKS` evenly spaced ones, or up to twice as many.
     """
     with reading(root, what="a folder"):
-        sizes = [(root / name).stat().st_size for name in names]
+        # As text: making so many paths takes as long as asking for the sizes.
+        sizes = [os.stat(f"{root}/{name}").st_size for name in names]  # noqa: PTH116
     step = 1 if sum(sizes) <= WHOLE else max(1, len(names) // BLOCKS)
     listing = [f"{name}:{size}" for name, size in zip(names, sizes)]
     return digest(*listing, *(of_file(root / name) for name in names[::step]))

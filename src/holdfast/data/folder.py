@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class Folder:
 
     needs_path: ClassVar[bool] = True
     looks_for: ClassVar[str] = "a folder with one folder of image files per class"
+    concurrent: ClassVar[bool] = True
 
     name: str
     class_names: tuple[str, ...]
@@ -96,7 +98,7 @@ class Folder:
         size = (self.shape[1], self.shape[2]) if self.resize else None
         for row, place in enumerate(places):
             file = self.root / self.files[place]
-            image = decode(file, channels=self.shape[0], where=str(file), size=size)
+            image = decode(file, channels=self.shape[0], where=f"sample {place}: {file}", size=size)
             if image.shape != self.shape:
                 raise _unequal(self.root / self.files[0], self.shape[1:], file, image.shape[1:])
             images[row] = image
@@ -118,13 +120,14 @@ def _by_name(path: Path) -> str:
     return path.name  # paths themselves sort without regard to case on Windows, and so would the classes
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+def _is_image(one: os.DirEntry[str]) -> bool:
+    # An entry of a listing knows whether it is a file; a path would ask the disk.
+    return Path(one.name).suffix.lower() in ENDINGS and not one.name.startswith(".") and one.is_file()
 
 
 def _has_images(path: Path) -> bool:
-    with reading(path, what="a folder"):
-        return any(_is_image(one) for one in path.iterdir())
+    with reading(path, what="a folder"), os.scandir(path) as inside:
+        return any(map(_is_image, inside))
 
 
 def _classes(path: Path) -> bool:
@@ -132,8 +135,8 @@ def _classes(path: Path) -> bool:
 
 
 def _images(path: Path) -> list[str]:
-    with reading(path, what="a folder"):
-        return sorted(one.name for one in path.iterdir() if _is_image(one))
+    with reading(path, what="a folder"), os.scandir(path) as inside:
+        return sorted(one.name for one in inside if _is_image(one))
 
 
 def _shape(root: Path, files: list[str], size: tuple[int, int] | None) -> tuple[int, int, int]:

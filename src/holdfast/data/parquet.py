@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +47,7 @@ class Parquet:
     """
 
     needs_path: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
     looks_for: ClassVar[str] = "Parquet files with the columns image|img and label|labels|fine_label"
 
     name: str
@@ -56,6 +58,7 @@ class Parquet:
     ids: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
     held: dict[int, Any] = field(default_factory=dict, repr=False)  # a cache; it never changes what is returned
+    holding: Lock = field(default_factory=Lock, repr=False)
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -116,16 +119,17 @@ class Parquet:
 
     def _cells(self, number: int) -> Any:
         """The encoded images of a row group, as a column of bytes."""
-        if number not in self.held:
-            group, pq = self.groups[number], _pyarrow().parquet
-            with reading(group.path, what="a Parquet file"):
-                with pq.ParquetFile(group.path, metadata=group.metadata) as file:
-                    table = file.read_row_group(group.number, columns=[self.column], use_threads=False)
-                table = table.flatten()
-            while len(self.held) >= NUM_HELD:
-                self.held.pop(next(iter(self.held)), None)
-            self.held[number] = table.column(f"{self.column}.bytes" if table.num_columns > 1 else 0)
-        return self.held[number]
+        with self.holding:  # of several threads that want the same row group, one reads it
+            if number not in self.held:
+                group, pq = self.groups[number], _pyarrow().parquet
+                with reading(group.path, what="a Parquet file"):
+                    with pq.ParquetFile(group.path, metadata=group.metadata) as file:
+                        table = file.read_row_group(group.number, columns=[self.column], use_threads=False)
+                    table = table.flatten()
+                while len(self.held) >= NUM_HELD:
+                    del self.held[next(iter(self.held))]
+                self.held[number] = table.column(f"{self.column}.bytes" if table.num_columns > 1 else 0)
+            return self.held[number]
 
     def _bytes(self, cells: Any, row: int, place: int) -> bytes:
         data = cells[int(row)].as_py()

@@ -20,8 +20,21 @@ class Batch(NamedTuple):
     labels: np.ndarray
 
 
+class Takes(Protocol):
+    """Something that samples are taken from: a source, or what decodes a source's images ahead."""
+
+    def take(self, ids: np.ndarray | Sequence[int]) -> Batch:
+        """The samples of these ids, in the order given; an id may come twice.
+
+        Raises:
+            BadValue: an id that the source does not have.
+            BadData, BadFile: an image that cannot be evaluated or read.
+        """
+        ...
+
+
 @runtime_checkable
-class Source(Protocol):
+class Source(Takes, Protocol):
     """Labelled images of one size.
 
     ``ids`` are ascending int64 numbers; the same files give the same ids in every run. ``shape`` is (C, H, W).
@@ -38,18 +51,17 @@ class Source(Protocol):
     def ids(self) -> np.ndarray: ...
     def __len__(self) -> int: ...
 
-    def take(self, ids: np.ndarray | Sequence[int]) -> Batch:
-        """The samples of these ids, in the order given; an id may come twice.
-
-        Raises:
-            BadValue: an id that the source does not have.
-            BadData, BadFile: an image that cannot be evaluated or read.
-        """
-        ...
-
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change when the samples do; see `holdfast.data.fingerprint` for how closely."""
         ...
+
+
+@runtime_checkable
+class Concurrent(Source, Protocol):
+    """A source that says of `take` whether several threads may call it at once and gain by it: whether it decodes files."""
+
+    @property
+    def concurrent(self) -> bool: ...
 
 
 class Layout(Protocol):
@@ -90,6 +102,10 @@ class Subset:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.source.shape
+
+    @property
+    def concurrent(self) -> bool:
+        return isinstance(self.source, Concurrent) and self.source.concurrent
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -40,6 +40,7 @@ class WebDataset:
     """
 
     needs_path: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
     looks_for: ClassVar[str] = "uncompressed .tar shards with KEY.jpg (or another image) and KEY.cls or KEY.json"
 
     name: str
@@ -122,7 +123,7 @@ class WebDataset:
                     with reading(shard, what="a tar file"):
                         file.seek(offset)
                         data = file.read(size)
-                    yield int(row), f"{self.members[asked[row]]} in {shard}", data
+                    yield int(row), f"sample {asked[row]}: {self.members[asked[row]]} in {shard}", data
 
     def _look(self) -> tuple[int, int, int]:
         """The shape of the first image; colour if one of `NUM_LOOKS` evenly spaced ones is."""

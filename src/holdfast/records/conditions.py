@@ -160,7 +160,10 @@ def conditions_store(folder: Path, info: ConditionsInfo) -> PartStore[Outcomes]:
 
 
 class Seen(Frozen):
-    """Everything that was recorded of the conditions, gathered: arrays over the images in the data's order."""
+    """Everything that was recorded of the conditions, gathered: arrays over the images in the data's order.
+
+    ``label`` (n,) int64, ``predicted`` (n,) int32 and ``confidence`` (n,) float32 of each condition.
+    """
 
     model_config = Frozen.model_config | {"arbitrary_types_allowed": True}
 
@@ -185,8 +188,8 @@ def gathered(folder: Path, n: int) -> Seen:
     for line in whole(folder / FOLDER / OUTCOMES, Outcomes):
         key, place = (line.corruption, line.severity), slice(line.first, line.first + len(line.label))
         label[place] = line.label
-        predicted.setdefault(key, np.full(n, -1, dtype=np.int64))[place] = line.predicted
-        confidence.setdefault(key, np.full(n, np.nan))[place] = line.confidence
+        predicted.setdefault(key, np.full(n, -1, dtype=np.int32))[place] = line.predicted
+        confidence.setdefault(key, np.full(n, np.nan, dtype=np.float32))[place] = line.confidence
     short = [key for key, values in predicted.items() if (values < 0).any()]
     if short or (CLEAN, 0) not in predicted:
         raise BadFile(

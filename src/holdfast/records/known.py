@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from holdfast.records.column import Column, Rows
 from holdfast.records.schema import Record
 
 TOLERANCE = 1e-6
@@ -36,19 +39,19 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self.broken: dict[int, float] = {}
-        self.margins: dict[tuple[str, float], dict[int, float]] = {}
-        self.ranking: dict[int, tuple[int, ...]] = {}
+        self.broken = Column()
+        self.margins: dict[tuple[str, float], Column] = {}
+        self.ranking = Rows()
         self.held: dict[tuple[str, float, int], dict[int, int]] = {}
         self._searches: dict[tuple[str, float], dict[int, list[Record]]] = {}
 
-    def judged(self, stage: str, eps: float) -> dict[int, float]:
-        """The ids that have a verdict of this stage at this radius, with the smallest margin that it met."""
-        return self.margins.get((stage, eps), {})
+    def judged(self, stage: str, eps: float) -> Column:
+        """The ids that have a verdict of this stage at this radius, with the smallest margin that it met; a live view."""
+        return self.margins.setdefault((stage, eps), Column())
 
-    def broken_within(self, eps: float) -> set[int]:
-        """The ids that a point at most that far away has broken."""
-        return {sample for sample, distance in self.broken.items() if within(distance, eps)}
+    def broken_within(self, eps: float) -> np.ndarray:
+        """The ids that a point at most that far away has broken, (n,) int64, ascending."""
+        return self.broken.ids[self.broken.numbers <= _most(eps)]
 
     def searches(self, stage: str, eps: float) -> list[Record]:
         """The searches that are finished, of samples without a verdict of this stage at this radius."""
@@ -75,7 +78,7 @@ class Known:
         where, sample = (outcome.stage, outcome.eps), outcome.id
         self.held.pop((*where, sample), None)
         self._searches.get(where, {}).pop(sample, None)
-        self.margins.setdefault(where, {})[sample] = outcome.margin
+        self.judged(*where)[sample] = outcome.margin
         if outcome.distance is not None:
             self.broken[sample] = min(outcome.distance, self.broken.get(sample, outcome.distance))
         if outcome.ranking is not None:
@@ -84,4 +87,8 @@ class Known:
 
 def within(distance: float, eps: float) -> bool:
     """Whether a point lies inside the radius, but for the rounding of float32."""
-    return distance <= eps * (1 + TOLERANCE) + TOLERANCE
+    return distance <= _most(eps)
+
+
+def _most(eps: float) -> float:
+    return eps * (1 + TOLERANCE) + TOLERANCE

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from holdfast.foundation.errors import BadFile, PlanMismatch
+from holdfast.records.column import Keys
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.lines import Line, append, locked, repaired
 from holdfast.records.schema import SCHEMA_VERSION
@@ -23,7 +24,10 @@ Document = TypeVar("Document", bound=BaseModel)
 
 
 class PartStore(Generic[Line]):
-    """The folder of a part, open for appending by one process; ``done``: the keys of the lines that are there."""
+    """The folder of a part, open for appending by one process; ``done``: the keys of the lines that are there.
+
+    The last entry of a key is a number, of an image or a chunk of them.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class PartStore(Generic[Line]):
             BadFile: it was damaged by more than a kill.
         """
         self.folder, self._key = folder, key
-        self.done: set[tuple[Any, ...]] = set()
+        self.done = Keys()
         with storing(folder), ExitStack() as opened:
             folder.mkdir(parents=True, exist_ok=True)
             self._lines = opened.enter_context(locked(folder / OUTCOMES))

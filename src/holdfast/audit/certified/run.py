@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +78,7 @@ class _Session:
     def __post_init__(self) -> None:
         self.done = list(self.known)
 
-    def certificates(self, done: set[tuple[int, ...]]) -> Iterator[Certified]:
+    def certificates(self, done: Set[tuple[int, ...]]) -> Iterator[Certified]:
         asked = self.question
         settings = {key: getattr(asked, key) for key in ("sigma", "select", "estimate", "alpha", "seed")}
         size = max(1, min(TOGETHER, DRAWN // asked.estimate))
@@ -93,7 +93,7 @@ class _Session:
                 if (row[0],) not in done:
                     yield Certified(**dict(zip(Certified.model_fields, row)))
 
-    def attacks(self, done: set[tuple[int, ...]]) -> Iterator[Attacked]:
+    def attacks(self, done: Set[tuple[int, ...]]) -> Iterator[Attacked]:
         size = GATHERED if self.model.device.type == "cpu" else 8 * GATHERED
         for x, y, ids in self._chunks(size, done):
             for line in pursued(core_of(self.model), x, y, ids, self.question):
@@ -112,7 +112,7 @@ class _Session:
             seconds = time.monotonic() - self.began
             self.watch(Progress(stage, sum(self.done), n * len(self.done), seconds, left * seconds / spent))
 
-    def _chunks(self, size: int, done: set[tuple[int, ...]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _chunks(self, size: int, done: Set[tuple[int, ...]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Images, labels and ids of each chunk that is not written yet in whole."""
         ids = np.asarray(self.source.ids)
         for first in range(0, len(ids), size):

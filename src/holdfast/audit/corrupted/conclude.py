@@ -172,7 +172,7 @@ def _cell(key: tuple[str, int], seen: Seen) -> Cell:
         corruption=key[0],
         severity=key[1],
         error=rate,
-        calibration_error=calibration_error(seen.confidence[key], right),
+        calibration_error=calibration_error(seen.confidence[key].astype(np.float64), right),
     )
 
 

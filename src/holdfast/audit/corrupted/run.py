@@ -21,6 +21,7 @@ from holdfast.audit.corrupted.overlap import overlap
 from holdfast.audit.run import data_info, look, versions
 from holdfast.audit.session import logarithmic
 from holdfast.corruptions.corruption import SEVERITIES, Corruption, check_severity, draw_keys, variant_for
+from holdfast.data.ahead import Ahead
 from holdfast.data.released import Released, check_belongs
 from holdfast.data.source import Source
 from holdfast.foundation import registry
@@ -290,6 +291,7 @@ class _Sweep:
     ) -> None:
         self.model, self.source, self.info = model, source, info
         self.question, self.store, self.watch = question, store, watch
+        self.ahead = Ahead(source)
         self.conditions = [(CLEAN, 0), *((name, level) for name in info.corruptions for level in info.severities)]
         self.chunks = list(range(0, len(source), info.chunk))
         self.before = sum(min(info.chunk, len(source) - first) for _, _, first in store.done)
@@ -298,14 +300,16 @@ class _Sweep:
 
     def run(self, adapt: Callable[[Model], Classifier] | None) -> float:
         # Chunk by chunk, so that an image is decoded once; a classifier that adapts needs condition by condition.
-        for lines in self._by_condition(adapt) if adapt else self._by_chunk():
-            for line in lines:
-                self.store.append(line)
-            self._report(lines)
+        with self.ahead:
+            for lines in self._by_condition(adapt) if adapt else self._by_chunk():
+                for line in lines:
+                    self.store.append(line)
+                self._report(lines)
         return time.monotonic() - self.began
 
     def _by_chunk(self) -> Iterator[list[Outcomes]]:
         classifier = logarithmic(self.model.module, self.info.findings)
+        self.ahead.expect(self.source.ids)
         for first in self.chunks:
             todo = [each for each in self.conditions if (*each, first) not in self.store.done]
             if todo:
@@ -317,10 +321,11 @@ class _Sweep:
         for name, level in self.conditions:
             if any((name, level, first) not in self.store.done for first in self.chunks):
                 classifier = adapt(self.model)
+                self.ahead.expect(self.source.ids)
                 yield [self._outcomes(classifier, name, level, first, *self._images(first)) for first in self.chunks]
 
     def _images(self, first: int) -> tuple[Tensor, Tensor]:
-        batch = self.source.take(np.asarray(self.source.ids)[first : first + self.info.chunk])
+        batch = self.ahead.take(np.asarray(self.source.ids)[first : first + self.info.chunk])
         return uint8_images(batch.images).to(self.model.device), torch.from_numpy(np.asarray(batch.labels))
 
     def _outcomes(

@@ -14,6 +14,7 @@ from torch import Tensor
 from holdfast import __version__
 from holdfast.audit.corrupted.run import PIXELS, Asked, uint8_images
 from holdfast.corruptions.corruption import SEVERITIES
+from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadFile, BadValue, PlanMismatch
 from holdfast.records.files import safe_name, storing, write_atomic
@@ -116,11 +117,12 @@ def _begin(source: Source, question: Asked, out: Path, layout: str) -> None:
 def _chunks(source: Source) -> Iterator[Chunk]:
     ids = np.asarray(source.ids)
     size = max(16, PIXELS // (source.shape[1] * source.shape[2]))
-    for first in range(0, len(ids), size):
-        batch = source.take(ids[first : first + size])
-        yield Chunk(
-            first, ids[first : first + size], uint8_images(batch.images), np.asarray(batch.labels, dtype=np.int64)
-        )
+    with Ahead(source) as ahead:
+        ahead.expect(ids)
+        for first in range(0, len(ids), size):
+            part = ids[first : first + size]
+            batch = ahead.take(part)
+            yield Chunk(first, part, uint8_images(batch.images), np.asarray(batch.labels, dtype=np.int64))
 
 
 def _array(source: Source, question: Asked, out: Path, name: str) -> Iterator[int]:

@@ -21,6 +21,7 @@ from holdfast.audit.corrupted.run import Progress, Watcher, uint8_images
 from holdfast.audit.perturbed.flips import ALEXNET_FLIPS, EXTRA, TEST, flips, top5_distances
 from holdfast.audit.run import data_info, look, versions
 from holdfast.audit.session import logarithmic
+from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadData, BadModel, BadValue, UnknownName
@@ -227,11 +228,12 @@ def _run(
     before = sum(min(info.chunk, len(source) - first) for _, first in store.done)
     classifier = logarithmic(model.module, info.findings)
     try:
-        with frozen(model.module), rng_kept(model.device):
+        with frozen(model.module), rng_kept(model.device), Ahead(source) as ahead:
+            ahead.expect(ids)
             for first in range(0, len(ids), info.chunk):
                 todo = [name for name in info.perturbations if (name, first) not in store.done]
                 part = ids[first : first + info.chunk]
-                clean = uint8_images(source.take(part).images).to(model.device) if todo else None
+                clean = uint8_images(ahead.take(part).images).to(model.device) if todo else None
                 for name in todo:
                     assert clean is not None
                     store.append(_line(classifier, model, question, name, first, part, clean))
