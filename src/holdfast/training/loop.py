@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from holdfast.ascent.frozen import frozen
 from holdfast.ascent.meter import Classifier
 from holdfast.data.source import Source
-from holdfast.foundation.errors import BadModel
-from holdfast.objectives.objective import Carrying
+from holdfast.foundation.errors import BadModel, BadValue
+from holdfast.objectives.objective import Carrying, Examples
 from holdfast.threats.threat import Threat
 from holdfast.training.attack_copy import AttackCopy
 from holdfast.training.averaging import follow, with_statistics
@@ -28,6 +28,7 @@ from holdfast.training.batches import Batches
 from holdfast.training.grad_align import misalignment
 from holdfast.training.recipe import Recipe
 from holdfast.training.schedule import rate
+from holdfast.training.team import Team
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,19 @@ class Trainer:
     """A training run at some step.
 
     ``net``: the weights that are trained; ``average``: their average, None where the recipe has none; ``done``: steps
-    taken, of ``total``, ``per_epoch`` of them an epoch. ``recipe`` may be replaced by one of the same length.
+    taken, of ``total``, ``per_epoch`` of them an epoch. ``recipe`` may be replaced by one of the same length. ``team``: the
+    processes that divide each step, all of which stand at the same state after it.
+
+    Raises:
+        BadValue: the recipe has an objective that cannot be divided, and several processes or parts are to do so.
     """
 
-    def __init__(self, net: nn.Module, source: Source, recipe: Recipe, *, extra: Source | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, source: Source, recipe: Recipe, *, extra: Source | None = None, team: Team | None = None
+    ) -> None:
         parameter = next(net.parameters())
-        self.net, self.recipe = net, recipe
+        self.net, self.recipe, self.team = net, recipe, team or Team()
+        self._check_divisible()
         self.batches = Batches(source, recipe, dtype=parameter.dtype, device=parameter.device, extra=extra)
         self._copy = self._copied()
         if self._copy is not None and self._copy.channels_last:
@@ -106,7 +114,8 @@ class Trainer:
 
     def compare(self, x: Tensor) -> None:
         """Does without the cheaper copy where it no longer answers as the net does on images ``x``."""
-        if self._copy is not None and self._copy.difference(x) > self._copy.tolerance:
+        copied = self._copy
+        if copied is not None and self.team.by_first(lambda: copied.difference(x) > copied.tolerance):
             self._copy = None
 
     def judged(self) -> nn.Module:
@@ -115,38 +124,49 @@ class Trainer:
             return self.net
         if self.recipe.averaging == "exponential" or self.done <= self.recipe.average_from * self.total:
             return self.average
-        return with_statistics(self.average, self._feed, self.batches.per_epoch)
+        found = with_statistics(self.average, self._feed, self.batches.per_epoch)
+        self.team.level(_statistics(found), _statistics(self.average), 1 / self.team.world)
+        return found
+
+    def parts(self, number: int) -> list[tuple[float, Examples]]:
+        """What this process does of batch ``number``, part by part, and the weight of each part in the mean."""
+        return self.team.parts(self.batches.at(number), self.recipe.accumulate)
 
     def step(self) -> Tensor:
         """One step; returns its loss, detached, which nobody has looked at yet."""
         recipe, done = self.recipe, self.done / self.total
         batch = self.batches.at(self.done // recipe.replays)
-        count = len(batch.x)
         if self._carried is not None:
-            batch = batch._replace(delta=self._carried[:count])
+            batch = batch._replace(delta=self._carried[: len(batch.x)])
+        parts = self.team.parts(batch, recipe.accumulate)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.lr * rate(recipe.schedule, done)
         objective, threat = recipe.objective_at(done), self.threat
         self.net.train()
         searched = self.searched()
         with frozen(searched):
-            prepared = objective.prepare(searched, batch, threat)
+            prepared = [objective.prepare(searched, part, threat) for _, part in parts]
+        before = [each.clone() for each in _statistics(self.net)] if self.team.world > 1 else []
         gamma = recipe.awp if done >= recipe.awp_from else 0.0
-        with perturbed(self.net, lambda: objective.terms(self.net, prepared).loss, gamma):
-            loss = objective.terms(self.net, prepared).loss
-            if recipe.align:
-                loss = loss + recipe.align * misalignment(self.net, batch, threat)
+        losses = (weight * objective.terms(self.net, each).loss for (weight, _), each in zip(parts, prepared))
+        with perturbed(self.net, lambda weights: self._gradient(losses, weights), gamma):
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = batch.x.new_zeros(())
+            for (weight, part), each in zip(parts, prepared):
+                mean = objective.terms(self.net, each).loss
+                if recipe.align:
+                    mean = mean + recipe.align * misalignment(self.net, part, threat)
+                (weight * mean).backward()
+                loss += weight * mean.detach()
+            self.team.add_up([loss, *(each.grad for each in self.net.parameters() if each.grad is not None)])
+        self.team.level(_statistics(self.net), before, sum(weight for weight, _ in parts))
         self.optimiser.step()
         if isinstance(objective, Carrying):
-            if self._carried is None:
-                self._carried = batch.x.new_zeros(recipe.batch_size, *batch.x.shape[1:])
-            self._carried[:count] = objective.carried(prepared, threat)
+            self._carry(batch, [objective.carried(each, threat) for each in prepared], [part for _, part in parts])
         if self.average is not None:
             follow(self.average, self.net, recipe, self.done, self.total)
         self.done += 1
-        return loss.detach()
+        return loss
 
     def check(self, loss: float) -> None:
         """Refuses to go on after a loss that is no number. Raises BadModel."""
@@ -198,10 +218,48 @@ class Trainer:
 
     def _feed(self, net: nn.Module, number: int) -> None:
         """Passes a batch as it is trained on through a net in train mode."""
-        objective, batch = self.recipe.objective_at(self.done / self.total), self.batches.at(number)
-        with frozen(net):
-            prepared = objective.prepare(net, batch, self.threat)
-        objective.terms(net, prepared)
+        objective = self.recipe.objective_at(self.done / self.total)
+        for _, part in self.parts(number):
+            with frozen(net):
+                prepared = objective.prepare(net, part, self.threat)
+            objective.terms(net, prepared)
+
+    def _gradient(self, losses: Iterable[Tensor], weights: Sequence[nn.Parameter]) -> list[Tensor]:
+        """The gradient of the sum of the losses, of all processes, in the weights."""
+        total = [torch.zeros_like(each) for each in weights]
+        for loss in losses:
+            for each, grad in zip(total, torch.autograd.grad(loss, weights, allow_unused=True)):
+                if grad is not None:
+                    each += grad
+        self.team.add_up(total)
+        return total
+
+    def _carry(self, batch: Examples, deltas: Sequence[Tensor], parts: Sequence[Examples]) -> None:
+        """Keeps the perturbations of the whole batch for the next step."""
+        found = torch.zeros_like(batch.x)
+        for delta, part in zip(deltas, parts):
+            found[slice(None) if part.of is None else part.of.rows] = delta
+        if self.team.divides(len(found)):
+            self.team.add_up([found])
+        if self._carried is None:
+            self._carried = found.new_zeros(self.recipe.batch_size, *found.shape[1:])
+        self._carried[: len(found)] = found
+
+    def _check_divisible(self) -> None:
+        if self.team.world == self.recipe.accumulate == 1:
+            return
+        for objective in (self.recipe.objective, *(each for _, each in self.recipe.later)):
+            if not objective.divisible:
+                raise BadValue(
+                    f"the loss of {type(objective).__name__} is of a batch as a whole, which cannot be divided among "
+                    f"processes or into parts",
+                    hint="train it by one process, without torchrun, with accumulate=1",
+                )
+
+
+def _statistics(net: nn.Module) -> list[Tensor]:
+    """What a net knows besides its weights and may change in train mode: batch norm's running statistics."""
+    return [each for each in net.buffers() if each.is_floating_point()]
 
 
 def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.ascent.frozen import frozen
 from holdfast.ascent.meter import Meter
-from holdfast.objectives.objective import Carrying
+from holdfast.objectives.objective import Carrying, Examples
 from holdfast.training.loop import Trainer
 
 _TIMED = 2
@@ -47,7 +47,7 @@ def planned(trainer: Trainer) -> TrainingPlan:
     passes = _passes(trainer, scratch)
     began = time.perf_counter()
     for number in range(1, 1 + _TIMED):
-        _one(trainer, scratch, number % trainer.batches.per_epoch)
+        _one(trainer, scratch, trainer.parts(number % trainer.batches.per_epoch))
     seconds = (time.perf_counter() - began) / _TIMED * (trainer.total - trainer.done)
     kept = 0
 
@@ -57,7 +57,7 @@ def planned(trainer: Trainer) -> TrainingPlan:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        _one(trainer, scratch, 0)
+        _one(trainer, scratch, trainer.parts(0)[:1])
     weights = sum(each.nbytes for each in scratch.parameters())
     copies = 3 + (trainer.average is not None) + (2 if trainer.recipe.optimiser == "adamw" else 1)
     return TrainingPlan(
@@ -75,7 +75,7 @@ def passes(trainer: Trainer) -> float:
 
 
 def _passes(trainer: Trainer, net: nn.Module) -> float:
-    batch = trainer.batches.at(0)
+    _, batch = trainer.parts(0)[0]
     searched = Meter(trainer.searched())
     trained = 0
 
@@ -96,12 +96,12 @@ def _passes(trainer: Trainer, net: nn.Module) -> float:
     return (searched.forwards + searched.backwards + trained) / len(batch.x) + (_ALIGNED if recipe.align else 0)
 
 
-def _one(trainer: Trainer, net: nn.Module, number: int) -> None:
-    """A step without the optimiser, whose share is small."""
-    recipe, batch = trainer.recipe, trainer.batches.at(number)
-    searched = trainer.searched()
-    with frozen(searched):
-        prepared = recipe.objective.prepare(searched, batch, recipe.threat)
-    recipe.objective.terms(net, prepared).loss.backward()
-    if isinstance(recipe.objective, Carrying):
-        recipe.objective.carried(prepared, recipe.threat)
+def _one(trainer: Trainer, net: nn.Module, parts: list[tuple[float, Examples]]) -> None:
+    """A step without the optimiser and the other processes, whose share is small."""
+    recipe, searched = trainer.recipe, trainer.searched()
+    for _, part in parts:
+        with frozen(searched):
+            prepared = recipe.objective.prepare(searched, part, recipe.threat)
+        recipe.objective.terms(net, prepared).loss.backward()
+        if isinstance(recipe.objective, Carrying):
+            recipe.objective.carried(prepared, recipe.threat)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def store(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog, runnin
         "watchdog": watchdog.stored(),
         "running": json.dumps([running.unseen, running.epochs, running.probes, running.seconds]),
     }
-    text = save({name: value.cpu() for name, value in state.items()}, said)
+    text = save(_cpu(state), said)
     with storing(out):
         if (out / LAST).exists():
             (out / LAST).replace(out / BEFORE)
@@ -80,10 +80,32 @@ def resume(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog) -> Ru
             watchdog.load(said["watchdog"], good or None, int(said["good"]))
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
             continue
-        return Running(list(losses.unbind()), unseen, epochs, probes, seconds)
+        device = next(trainer.net.parameters()).device
+        return Running(list(losses.to(device).unbind()), unseen, epochs, probes, seconds)
     if found:
         raise BadFile(
             f"neither {LAST} nor {BEFORE} in {out} is whole",
             hint="the best weights so far are in best_robust.safetensors; delete both files to begin again",
         )
     return Running([])
+
+
+def together(trainer: Trainer, watchdog: Watchdog, running: Running) -> Running:
+    """All processes of the trainer's team stand where the first one does, with its weights; returns its ``running``."""
+    team, device = trainer.team, next(trainer.net.parameters()).device
+    if team.world == 1:
+        return running
+    own, (good, good_done) = trainer.state(), watchdog.good
+    kept = None if good_done == trainer.done else _cpu(good)
+    losses = [each.cpu() for each in running.losses]
+    state, done, memory, good, good_done, running = team.by_first(
+        lambda: (_cpu(own), trainer.done, watchdog.stored(), kept, good_done, replace(running, losses=losses))
+    )
+    if team.rank:
+        trainer.load(state, done)
+        watchdog.load(memory, good, good_done)
+    return replace(running, losses=[each.to(device) for each in running.losses])
+
+
+def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in state.items()}

@@ -129,9 +129,12 @@ class Watchdog:
         """Looks at the net; ``losses`` are those since the last look. Repairs or ends a failed training, as was asked."""
         began, trainer = time.monotonic(), self.trainer
         loss = float(losses.mean())
-        probe = self._probe(loss, self._count, 5)
+        if math.isfinite(loss):
+            trainer.compare(self._batch.x[:LEAST])
+        # The first process looks; what all of them then do is decided by what it saw.
+        probe = trainer.team.by_first(lambda: self._probe(loss, self._count, 5))
         if probe.findings and probe.findings[0].check not in (self._told, NO_NUMBER):
-            probe = self._probe(loss, MOST, 10)
+            probe = trainer.team.by_first(lambda: self._probe(loss, MOST, 10))
         self._told = probe.findings[0].check if probe.findings else ""
         if not probe.findings:
             self.memory = dataclasses.replace(self.memory, best=max(self.memory.best, probe.robust))
@@ -189,7 +192,6 @@ class Watchdog:
             remedy = "lower the learning rate (lr), or look for bad images"
             finding = _warning(NO_NUMBER, f"the loss is {loss}", "the weights are lost since then", remedy)
             return probe.model_copy(update={"findings": (finding,)})
-        trainer.compare(batch.x[:LEAST])
         searched = trainer.searched()
         with frozen(searched):
             model = classes_of(searched, trainer.recipe.objective.outputs)
