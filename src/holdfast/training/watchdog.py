@@ -128,7 +128,7 @@ class Watchdog:
     def look(self, losses: Tensor) -> ProbeRecord:
         """Looks at the net; ``losses`` are those since the last look. Repairs or ends a failed training, as was asked."""
         began, trainer = time.monotonic(), self.trainer
-        loss = float(losses.mean())
+        loss = trainer.team.by_first(lambda: float(losses.mean()))
         if math.isfinite(loss):
             trainer.compare(self._batch.x[:LEAST])
         # The first process looks; what all of them then do is decided by what it saw.
