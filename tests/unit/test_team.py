@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from holdfast.attacks.pgd import PGD
 from holdfast.data.arrays import from_pair
 from holdfast.data.load import load
-from holdfast.foundation.errors import BadValue
+from holdfast.foundation.errors import BadValue, PlanMismatch
 from holdfast.nets.small_cnn import SmallCNN
 from holdfast.objectives.adversarial import Adversarial
 from holdfast.objectives.clp import CLP
@@ -25,6 +26,7 @@ from holdfast.objectives.mixup import Mixup
 from holdfast.objectives.standard import Standard
 from holdfast.objectives.trades import TRADES
 from holdfast.threats.linf import Linf
+from holdfast.training import run
 from holdfast.training.held_out import Judged, judged
 from holdfast.training.loop import Trainer
 from holdfast.training.plan import planned
@@ -32,8 +34,8 @@ from holdfast.training.recipe import Recipe
 from holdfast.training.team import Team, shares
 from holdfast.training.watchdog import Watchdog
 
-COUNT, BATCH = 22, 7
-"""Batches of 7, 7, 7 and 1 images: divisible by no number of processes, and the last one smaller than any."""
+COUNT, BATCH = 28, 9
+"""Batches of 9, 9, 9 and 1 images: not divisible by 2, and the last one not to be divided."""
 
 
 class Meeting:
@@ -70,21 +72,25 @@ class Member(Team):
 
 def together(world: int, make: Callable[[Team], Any], act: Callable[[Any], Any]) -> list[Any]:
     """What each of several threads comes to with what was made for it before (making draws from global generators)."""
-    meeting, found = Meeting(world), [None] * world
+    meeting, found, errors = Meeting(world), [None] * world, []
     made = [make(Member(rank, meeting)) for rank in range(world)]
 
-    def run(rank: int) -> None:
+    def perform(rank: int) -> None:
         try:
             found[rank] = act(made[rank])
-        except BaseException:
+        except threading.BrokenBarrierError:
+            pass  # another one raises
+        except Exception as error:
+            errors.append(error)
             meeting.barrier.abort()
-            raise
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
+    threads = [threading.Thread(target=perform, args=(rank,)) for rank in range(world)]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
+    for error in errors:
+        raise error
     assert not meeting.barrier.broken
     return found
 
@@ -149,7 +155,7 @@ def test_the_same_steps_however_divided(case: str) -> None:
     start = Trainer(net(), some(), how).state()
     moved = [float((expected[name] - start[name]).abs().max()) for name in start if name.startswith("net.")]
     assert min(moved) > 1e-4, "every weight was trained"
-    for world, parts in ((1, 3), (2, 1), (3, 2)):
+    for world, parts in ((1, 3), (2, 2), (3, 1)):
         found = divided(world, recipe(**{**vars(how), "accumulate": parts}))
         assert furthest(found[0], expected) < 1e-10, (world, parts)
         assert all(furthest(found[0], each) == 0 for each in found), "to the same bits in every process"
@@ -184,10 +190,10 @@ def test_shares(count: int, world: int, parts: int) -> None:
     every = [shares(count, rank, world, parts) for rank in range(world)]
     assert len({len(each) for each in every}) == 1 and 1 <= len(every[0]) <= parts
     rows = sorted(row for each in every for _, part in each for row in range(count)[part])
-    copies = 1 if count >= world else world
+    copies = 1 if count >= 2 * world else world
     assert rows == sorted(list(range(count)) * copies)
     for weight, part in (one for each in every for one in each):
-        assert len(range(count)[part]) > 0 and weight == len(range(count)[part]) / (count * copies)
+        assert len(range(count)[part]) >= min(2, count) and weight == len(range(count)[part]) / (count * copies)
 
 
 def shared_by(world: int, x: Tensor, y: Tensor) -> list[Judged]:
@@ -217,6 +223,24 @@ def test_the_first_process_decides_what_failed() -> None:
     how = recipe(Adversarial(PGD(steps=2)))
     one, other = together(2, lambda team: Trainer(net(), some(), how, team=team), watched)
     assert one == other and one[0] and one[1] == one[2] == 0
+
+
+class Second(Team):
+    """The second of two, where the first one is given another training."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__()
+        self.rank, self.world = 1, 2
+
+    def by_first(self, make: Callable[[], Any]) -> Any:
+        return "another"
+
+
+def test_all_processes_are_given_the_same_training(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "Team", Second)
+    with pytest.raises(PlanMismatch, match="process 1 was given another training than process 0"):
+        run.train("small_cnn", some(), recipe(Standard()), tmp_path / "out", options={"width": 4})
+    assert not (tmp_path / "out").exists()
 
 
 def test_parts_take_less_memory() -> None:

@@ -186,7 +186,8 @@ def train(
         command=command,
     )
     module = build(net, shape=source.shape, classes=classes, options=given, seed=recipe.seed).to(device)
-    outputs = probe(module, source.shape, device=device)
+    dtype = next(module.parameters()).dtype
+    outputs = probe(module, source.shape, dtype=dtype, device=device)
     if outputs < classes:
         raise BadModel(
             f"{net} has {outputs} outputs, and the data have {classes} classes", hint=f"build it with classes={classes}"
@@ -218,8 +219,7 @@ def train(
                 _lines(out / PROBES, ProbeRecord, running.probes),
             )
         )
-        parameter = next(module.parameters())
-        x, y = tensors(held, held.ids, dtype=parameter.dtype, device=parameter.device)
+        x, y = tensors(held, held.ids, dtype=dtype, device=device)
         run = _Run(
             trainer=trainer,
             watchdog=watchdog,

@@ -66,7 +66,7 @@ class Team:
 
     def divides(self, count: int) -> bool:
         """Whether a batch of ``count`` images is divided among several processes."""
-        return 1 < self.world <= count
+        return self.world > 1 and _divided(count, self.world)
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
@@ -99,15 +99,20 @@ class Team:
 def shares(count: int, rank: int, world: int, parts: int) -> list[tuple[float, slice]]:
     """The rows of a batch of ``count`` that are the share of a process, in up to ``parts`` parts, and each part's weight.
 
-    Rows are dealt out in turn, so that shares differ by one row at most, and all processes have as many parts. A batch with
-    fewer images than there are processes is done by each of them as a whole.
+    Rows are dealt out in turn, so that shares differ by one row at most, and all processes have as many parts. Nothing is
+    divided until a single image is left, which batch norm does not take: a batch of fewer than two images for each process
+    is done by each of them as a whole.
     """
-    divided = count >= world
+    divided = _divided(count, world)
     mine = range(count)[rank::world] if divided else range(count)
-    parts = max(1, min(parts, count // world if divided else count))
+    parts = max(1, min(parts, (count // world if divided else count) // 2))
     each = [mine[part::parts] for part in range(parts)]
     every = count if divided else count * world
     return [(len(rows) / every, slice(rows.start, rows.stop, rows.step)) for rows in each]
+
+
+def _divided(count: int, world: int) -> bool:
+    return count >= 2 * world
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
