@@ -84,7 +84,8 @@ def test_the_weights_of_one_process(workshop: Path, by_two: Path, cli, monkeypat
     assert 0 < apart(by_two, workshop / "one") < 1e-9
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_is_killed(victim: int, workshop: Path, launcher: Launcher, by_two: Path, cli, monkeypatch) -> None:
     """Two go on to the same bits; one, or three, to the same weights up to rounding."""
     run = workshop / f"without {victim}"
