@@ -119,6 +119,31 @@ def test_errors_are_told_once(workshop: Path, launcher: Launcher) -> None:
 
 
 @pytest.mark.slow
+def test_a_divided_net(workshop: Path, launcher: Launcher, cli, monkeypatch) -> None:
+    """The weights of one process that has it whole; killed and resumed, the same; gone on with by one process, too."""
+    plain = [*FEW[:-1], "--set", "average=0", "--set", "accumulate=2", "--out"]
+    assert launcher.ran(2, [*plain, "divided", "--shard"]) == [0, 0], launcher.told(2)
+    monkeypatch.chdir(workshop)
+    assert cli(*plain, "undivided", "--quiet").code == 0
+    assert apart(workshop / "divided", workshop / "undivided") < 1e-9
+    run = workshop / "divided and killed"
+    children, until = launcher.begin(2, [*plain, run.name, "--shard"], nap=0.005), time.monotonic() + 60
+    while time.monotonic() < until and not (run / LAST).exists():
+        time.sleep(0.002)
+    os.kill(children[1], signal.SIGKILL)
+    assert launcher.ended() == [4, -signal.SIGKILL] and not (run / FINAL).exists(), launcher.told(2)
+    by_one = shutil.copytree(run, workshop / "no more divided")
+    assert launcher.ran(2, [*plain, run.name, "--shard"]) == [0, 0], launcher.told(2)
+    assert apart(run, workshop / "divided") == 0
+    assert cli(*plain, by_one.name, "--quiet").code == 0
+    assert apart(by_one, workshop / "divided") < 1e-9
+    assert 2 in launcher.ran(2, [*FEW, "refused", "--shard"])
+    once(launcher.told(2), "average is 0.9, which needs the whole net")
+    alone = cli(*plain, "refused", "--shard")
+    assert alone.code == 2 and "one process cannot divide a net" in alone.err
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_torchrun(workshop: Path, launcher: Launcher) -> None:
     """The real thing, with batch norm and an audit at its end: a process is killed, torchrun ends the others, all go on."""

@@ -51,6 +51,7 @@ def train(
     set: Annotated[list[str] | None, Parameter(negative="")] = None,
     seed: int = 0,
     device: str = "cpu",
+    shard: Annotated[bool, Parameter(negative="")] = False,
     out: Path,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
@@ -95,6 +96,8 @@ def train(
         Of the weights, the order of the images and every draw.
     device
         Where to compute.
+    shard
+        Divide the net among the processes of torchrun, too, for one that does not fit on a device.
     out
         The folder for weights, checkpoints and the log.
     tensorboard
@@ -139,6 +142,7 @@ def train(
             command=shlex.join(["holdfast", *sys.argv[1:]]),
             watch=boarded(watch or Watch(), out) if tensorboard and first else watch,
             ranks=ranks,
+            shard=shard,
         )
     console = terminal()
     console.quiet = not first

@@ -54,7 +54,9 @@ class Interpolated(Objective):
 
     def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Both:
         x = moved(self.attack, model, batch, threat, self.climbs)
-        draws = [batch._replace(x=images, key=keys.fold(batch.key, number)) for number, images in enumerate((batch.x, x))]
+        draws = [
+            batch._replace(x=images, key=keys.fold(batch.key, number)) for number, images in enumerate((batch.x, x))
+        ]
         return Both(*(mixed(each, self.alpha) for each in draws))
 
     def terms(self, model: nn.Module, prepared: Both) -> Terms:

@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -68,19 +69,34 @@ class Trainer:
 
     ``net``: the weights that are trained; ``average``: their average, None where the recipe has none; ``done``: steps
     taken, of ``total``, ``per_epoch`` of them an epoch. ``recipe`` may be replaced by one of the same length. ``team``: the
-    processes that divide each step, all of which stand at the same state after it.
+    processes that divide each step, all of which stand at the same state after it. ``sharded``: whether they divide the
+    net, too (`holdfast.training.sharded`).
 
     Raises:
-        BadValue: the recipe has an objective that cannot be divided, and several processes or parts are to do so.
+        BadValue: the recipe has an objective that cannot be divided, and several processes or parts are to do so; or the net
+            is to be divided where that cannot be.
     """
 
     def __init__(
-        self, net: nn.Module, source: Source, recipe: Recipe, *, extra: Source | None = None, team: Team | None = None
+        self,
+        net: nn.Module,
+        source: Source,
+        recipe: Recipe,
+        *,
+        extra: Source | None = None,
+        team: Team | None = None,
+        sharded: bool = False,
     ) -> None:
         parameter = next(net.parameters())
         self.net, self.recipe, self.team = net, recipe, team or Team()
-        self._check_divisible()
+        self._check_divisible(sharded)
         self.batches = Batches(source, recipe, dtype=parameter.dtype, device=parameter.device, extra=extra)
+        self._pieces = None
+        if sharded:
+            from holdfast.training import sharded as pieces
+
+            pieces.shard(net, self.team)
+            self._pieces = pieces
         self._copy = self._copied()
         if self._copy is not None and self._copy.channels_last:
             net.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
@@ -89,6 +105,11 @@ class Trainer:
         self.per_epoch = self.batches.per_epoch * recipe.replays
         self.total, self.done = recipe.epochs * self.per_epoch, 0
         self._carried: Tensor | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the processes divide the net."""
+        return self._pieces is not None
 
     @property
     def epoch(self) -> int:
@@ -128,6 +149,14 @@ class Trainer:
         self.team.level(_statistics(found), _statistics(self.average), 1 / self.team.world)
         return found
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within, every process may evaluate the net as often as it likes; the passes to the weights are for without."""
+        return self._pieces.gathered(self.net) if self._pieces else nullcontext()
+
+    def weights(self, net: nn.Module) -> dict[str, Tensor]:
+        """The whole state of ``net``, which `judged` gave. All processes that divide it are to call this alike."""
+        return self._whole(net.state_dict())
+
     def parts(self, number: int) -> list[tuple[float, Examples]]:
         """What this process does of batch ``number``, part by part, and the weight of each part in the mean."""
         return self.team.parts(self.batches.at(number), self.recipe.accumulate)
@@ -144,7 +173,7 @@ class Trainer:
         objective, threat = recipe.objective_at(done), self.threat
         self.net.train()
         searched = self.searched()
-        with frozen(searched):
+        with self.gathered(), frozen(searched):
             prepared = [objective.prepare(searched, part, threat) for _, part in parts]
         before = [each.clone() for each in _statistics(self.net)] if self.team.world > 1 else []
         gamma = recipe.awp if done >= recipe.awp_from else 0.0
@@ -158,7 +187,8 @@ class Trainer:
                     mean = mean + recipe.align * misalignment(self.net, part, threat)
                 (weight * mean).backward()
                 loss += weight * mean.detach()
-            self.team.add_up([loss, *(each.grad for each in self.net.parameters() if each.grad is not None)])
+            summed = [] if self.sharded else [each.grad for each in self.net.parameters() if each.grad is not None]
+            self.team.add_up([loss, *summed])
         self.team.level(_statistics(self.net), before, sum(weight for weight, _ in parts))
         self.optimiser.step()
         if isinstance(objective, Carrying):
@@ -174,7 +204,10 @@ class Trainer:
             raise BadModel(f"the loss is {loss} in epoch {self.epoch}", hint="train with a smaller learning rate (lr)")
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the steps to come depend on, besides the recipe, the data and `done`: tensors by name."""
+        """Everything that the steps to come depend on, besides the recipe, the data and `done`: tensors by name.
+
+        All processes that divide a net are to call this alike.
+        """
         found = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         if self.average is not None:
             found |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
@@ -182,8 +215,9 @@ class Trainer:
             found |= {f"optimiser.{number}.{name}": value for name, value in held.items() if value is not None}
         if self._carried is not None:
             found["carried.delta"] = self._carried
-        found["search.copied"] = torch.tensor(self._copy is not None)
-        return {name: value.detach().clone().contiguous() for name, value in found.items()}
+        # A divided net has no copy, and says nothing against one where the training goes on with a whole net.
+        found["search.copied"] = torch.tensor(self._copy is not None or self.sharded)
+        return {name: value.detach().clone().contiguous() for name, value in self._whole(found).items()}
 
     def load(self, state: dict[str, Tensor], done: int) -> None:
         """Goes on from what `state` gave after ``done`` steps."""
@@ -192,7 +226,7 @@ class Trainer:
         for name, value in state.items():
             room, _, rest = name.partition(".")
             parts[room][rest] = value
-        self.net.load_state_dict(parts["net"])
+        self.net.load_state_dict(self._divided(parts["net"], self.net.state_dict()))
         if self.average is not None:
             self.average.load_state_dict(parts["average"])
         held: dict[int, dict[str, Tensor]] = {}
@@ -201,6 +235,11 @@ class Trainer:
             held.setdefault(int(number), {})[rest] = value
         # The optimiser keeps what it is given, and steps change it in place.
         held = {number: {name: value.clone() for name, value in each.items()} for number, each in held.items()}
+        if self.sharded:
+            weights = [each for group in self.optimiser.param_groups for each in group["params"]]
+            for number, each in held.items():
+                like = {name: weights[number] for name, value in each.items() if value.shape == weights[number].shape}
+                held[number] = self._divided(each, like)
         self.optimiser.load_state_dict({"state": held, "param_groups": self.optimiser.state_dict()["param_groups"]})
         carried = parts["carried"].get("delta")
         self._carried = None if carried is None else carried.to(next(self.net.parameters()).device, copy=True)
@@ -209,7 +248,9 @@ class Trainer:
         self.done = done
 
     def _copied(self) -> AttackCopy | None:
-        """The net's copy for searches, where the recipe has any."""
+        """The net's copy for searches, where the recipe has any and the net is whole."""
+        if self.sharded:
+            return None
         objectives = [self.recipe.objective, *(each for _, each in self.recipe.later)]
         if not any("adversarial" in each.operations and not isinstance(each, Carrying) for each in objectives):
             return None
@@ -245,7 +286,21 @@ class Trainer:
             self._carried = found.new_zeros(self.recipe.batch_size, *found.shape[1:])
         self._carried[: len(found)] = found
 
-    def _check_divisible(self) -> None:
+    def _whole(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._pieces.whole(state) if self._pieces else state
+
+    def _divided(self, state: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._pieces.as_divided(state, like) if self._pieces else state
+
+    def _check_divisible(self, sharded: bool) -> None:
+        if sharded and self.team.world == 1:
+            raise BadValue("one process cannot divide a net", hint="start several: torchrun --nproc-per-node 2 -m ...")
+        for name in ("average", "awp", "align"):
+            if sharded and getattr(self.recipe, name):
+                raise BadValue(
+                    f"{name} is {getattr(self.recipe, name)}, which needs the whole net, and it is divided",
+                    hint=f"set {name}=0, or train without --shard",
+                )
         if self.team.world == self.recipe.accumulate == 1:
             return
         for objective in (self.recipe.objective, *(each for _, each in self.recipe.later)):

@@ -42,8 +42,9 @@ class TrainingPlan:
 
 
 def planned(trainer: Trainer) -> TrainingPlan:
-    """Measures a few batches on a copy of the net; the trainer stays as it is."""
-    scratch = copy.deepcopy(trainer.net).train()
+    """Measures a few batches on a copy of the net, or on a divided net itself; the trainer stays as it is."""
+    scratch = _scratch(trainer)
+    buffers = [each.clone() for each in scratch.buffers()]
     passes = _passes(trainer, scratch)
     began = time.perf_counter()
     for number in range(1, 1 + _TIMED):
@@ -58,20 +59,29 @@ def planned(trainer: Trainer) -> TrainingPlan:
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         _one(trainer, scratch, trainer.parts(0)[:1])
-    weights = sum(each.nbytes for each in scratch.parameters())
+    for buffer, before in zip(scratch.buffers(), buffers):
+        buffer.copy_(before)
+    scratch.zero_grad(set_to_none=True)
+    weights = sum(each.numel() * each.element_size() for each in scratch.parameters())
     copies = 3 + (trainer.average is not None) + (2 if trainer.recipe.optimiser == "adamw" else 1)
     return TrainingPlan(
         steps=trainer.total,
         passes=passes,
         seconds=seconds,
         parameters=sum(each.numel() for each in scratch.parameters()),
-        bytes=trainer.batches.bytes + copies * weights + kept,
+        bytes=trainer.batches.bytes
+        + (copies * weights // trainer.team.world + weights if trainer.sharded else copies * weights)
+        + kept,
     )
 
 
 def passes(trainer: Trainer) -> float:
     """What a step costs an image, in forwards, counted on the first batch."""
-    return _passes(trainer, copy.deepcopy(trainer.net).train())
+    return _passes(trainer, _scratch(trainer))
+
+
+def _scratch(trainer: Trainer) -> nn.Module:
+    return (trainer.net if trainer.sharded else copy.deepcopy(trainer.net)).train()
 
 
 def _passes(trainer: Trainer, net: nn.Module) -> float:
@@ -84,7 +94,7 @@ def _passes(trainer: Trainer, net: nn.Module) -> float:
         trained += len(given[0])
 
     recipe = trainer.recipe
-    with frozen(searched.classifier):
+    with trainer.gathered(), frozen(searched.classifier):
         prepared = recipe.objective.prepare(searched, batch, recipe.threat)
     hook = net.register_forward_pre_hook(count)
     try:
@@ -100,7 +110,7 @@ def _one(trainer: Trainer, net: nn.Module, parts: list[tuple[float, Examples]]) 
     """A step without the optimiser and the other processes, whose share is small."""
     recipe, searched = trainer.recipe, trainer.searched()
     for _, part in parts:
-        with frozen(searched):
+        with trainer.gathered(), frozen(searched):
             prepared = recipe.objective.prepare(searched, part, recipe.threat)
         recipe.objective.terms(net, prepared).loss.backward()
         if isinstance(recipe.objective, Carrying):

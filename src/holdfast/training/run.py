@@ -39,8 +39,8 @@ from holdfast.training.held_out import Judge, judged, one_answer
 from holdfast.training.loop import Trainer
 from holdfast.training.plan import TrainingPlan, planned
 from holdfast.training.recipe import Recipe
-from holdfast.training.saved import Running, resume, store, together
-from holdfast.training.team import Team
+from holdfast.training.saved import Running, resume, store
+from holdfast.training.team import Team, connected
 from holdfast.training.watchdog import NO_NUMBER, ProbeRecord, Watchdog
 
 RUN, LOG, PROBES, ROBUST, CLEAN, FINAL = (
@@ -139,6 +139,7 @@ def train(
     command: str = "",
     watch: Watch | None = None,
     ranks: Ranks | None = None,
+    shard: bool = False,
 ) -> Training:
     """Trains a net in the folder ``out``, or goes on where that was stopped.
 
@@ -152,6 +153,7 @@ def train(
         device: where to compute.
         watch: who is told, by the first process.
         ranks: the processes that divide every step; this one alone unless given. Each calls this with the same arguments.
+        shard: whether they divide the net, too (`holdfast.training.sharded`).
 
     Raises:
         PlanMismatch: ``out`` holds another training, or another process was given one.
@@ -194,7 +196,7 @@ def train(
         )
     helped = recipe if helper is None else _with_helper(recipe, helper, device)
     team = Team(ranks, device)
-    trainer = Trainer(module, kept, helped, extra=extra, team=team)
+    trainer = Trainer(module, kept, helped, extra=extra, team=team, sharded=shard)
     files: list[FileIO] = []
     try:
         if not team.rank:
@@ -211,15 +213,14 @@ def train(
         plan = planned(trainer)
         told.plan(plan)
         watchdog = Watchdog(trainer, plan.passes)
-        running = Running([]) if team.rank else resume(out, info.identity, trainer, watchdog)
-        running = together(trainer, watchdog, running)
+        running = resume(out, info.identity, trainer, watchdog)
         epochs, looks = team.by_first(
             lambda: (
                 _lines(out / LOG, EpochRecord, running.epochs),
                 _lines(out / PROBES, ProbeRecord, running.probes),
             )
         )
-        x, y = tensors(held, held.ids, dtype=dtype, device=device)
+        x, y = tensors(held, held.ids, dtype=dtype, device=torch.device(device))
         run = _Run(
             trainer=trainer,
             watchdog=watchdog,
@@ -234,7 +235,8 @@ def train(
             files=files,
             watch=told,
         )
-        run.go(epochs, looks)
+        with connected():
+            run.go(epochs, looks)
         return Training(tuple(epochs), tuple(looks), watchdog.memory.stopped)
     finally:
         for file in files:
@@ -286,8 +288,11 @@ class _Run:
             running.seconds = past + time.monotonic() - began
             if ended and not watchdog.memory.stopped:
                 self._epoch(epochs, looks)
-            if self.files and (ended or watchdog.memory.stopped or time.monotonic() - saved > SAVE_EVERY):
-                store(self.out, self.info.identity, trainer, watchdog, running)
+            late = time.monotonic() - saved > SAVE_EVERY
+            if trainer.sharded:
+                late = trainer.team.by_first(lambda late=late: late)
+            if ended or watchdog.memory.stopped or late:
+                self._store()
                 saved = time.monotonic()
         if trainer.finished and trainer.team.by_first(lambda: not (self.out / FINAL).exists()):
             self._keep(trainer.judged(), FINAL, self.declared | {"epoch": str(trainer.epoch)})
@@ -301,10 +306,11 @@ class _Run:
         """Judges what the training would give now, keeps it if it is the best so far, and says so."""
         trainer, running = self.trainer, self.running
         net = trainer.judged()
-        found = self.judge(net)
+        with trainer.gathered():
+            found, constant = self.judge(net), self._constant(net)
         new = [probe for probe in looks if probe.step > trainer.done - trainer.per_epoch]
         findings = {each.check: each for probe in new for each in probe.findings}
-        for finding in self._overfitting(epochs, found.robust, looks), self._constant(net):
+        for finding in self._overfitting(epochs, found.robust, looks), constant:
             if finding is not None:
                 findings.setdefault(finding.check, finding)
         loss = float(torch.stack(running.losses).mean())
@@ -336,8 +342,15 @@ class _Run:
         self.watch.epoch(record, trainer.recipe.epochs)
 
     def _keep(self, net: torch.nn.Module, name: str, said: dict[str, str]) -> None:
+        state = self.trainer.weights(net)
         if self.files:
-            keep(net, self.out / name, said)
+            keep(state, self.out / name, said)
+
+    def _store(self) -> None:
+        if self.files:
+            store(self.out, self.info.identity, self.trainer, self.watchdog, self.running)
+        elif self.trainer.sharded:
+            self.trainer.state()  # the pieces of this process, for the first one
 
     def _constant(self, net: torch.nn.Module) -> Finding | None:
         if not self.constant(net):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -60,13 +60,40 @@ def store(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog, runnin
 
 
 def resume(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog) -> Running:
-    """Loads the newest whole checkpoint, where there is one.
+    """Loads the newest whole checkpoint, where there is one; all processes of the trainer's team what the first one finds.
+
+    Where there is none, they begin with the first one's weights.
 
     Raises:
         BadFile: there are checkpoints, and none is whole.
     """
-    found = [path for path in (out / LAST, out / BEFORE) if path.exists()]
-    for path in found:
+    team, fresh = trainer.team, trainer.state()
+    found = team.by_first(lambda: _read(out, identity) or (None if team.world == 1 else _Stored(_cpu(fresh))))
+    if found is None:
+        return Running([])
+    trainer.load(found.state, found.done)
+    if found.watchdog:
+        watchdog.load(found.watchdog, found.good or None, found.good_done)
+    device = next(trainer.net.parameters()).device
+    return replace(found.running, losses=list(found.losses.to(device).unbind()))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a checkpoint says. ``good`` is empty where the state itself is good, ``watchdog`` where there is none yet."""
+
+    state: dict[str, Tensor]
+    done: int = 0
+    good: dict[str, Tensor] = field(default_factory=dict)
+    good_done: int = 0
+    watchdog: str = ""
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    running: Running = field(default_factory=lambda: Running([]))
+
+
+def _read(out: Path, identity: str) -> _Stored | None:
+    paths = [path for path in (out / LAST, out / BEFORE) if path.exists()]
+    for path in paths:
         try:
             with safe_open(path, "pt", device="cpu") as file:
                 said = file.metadata() or {}
@@ -75,36 +102,16 @@ def resume(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog) -> Ru
                 continue
             losses = state.pop("losses", torch.zeros(0))
             good = {name.removeprefix("good."): state.pop(name) for name in list(state) if name.startswith("good.")}
-            unseen, epochs, probes, seconds = json.loads(said["running"])
-            trainer.load(state, int(said["done"]))
-            watchdog.load(said["watchdog"], good or None, int(said["good"]))
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+            running = Running([], *json.loads(said["running"]))
+            return _Stored(state, int(said["done"]), good, int(said["good"]), said["watchdog"], losses, running)
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             continue
-        device = next(trainer.net.parameters()).device
-        return Running(list(losses.to(device).unbind()), unseen, epochs, probes, seconds)
-    if found:
+    if paths:
         raise BadFile(
             f"neither {LAST} nor {BEFORE} in {out} is whole",
             hint="the best weights so far are in best_robust.safetensors; delete both files to begin again",
         )
-    return Running([])
-
-
-def together(trainer: Trainer, watchdog: Watchdog, running: Running) -> Running:
-    """All processes of the trainer's team stand where the first one does, with its weights; returns its ``running``."""
-    team, device = trainer.team, next(trainer.net.parameters()).device
-    if team.world == 1:
-        return running
-    own, (good, good_done) = trainer.state(), watchdog.good
-    kept = None if good_done == trainer.done else _cpu(good)
-    losses = [each.cpu() for each in running.losses]
-    state, done, memory, good, good_done, running = team.by_first(
-        lambda: (_cpu(own), trainer.done, watchdog.stored(), kept, good_done, replace(running, losses=losses))
-    )
-    if team.rank:
-        trainer.load(state, done)
-        watchdog.load(memory, good, good_done)
-    return replace(running, losses=[each.to(device) for each in running.losses])
+    return None
 
 
 def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,7 +31,8 @@ _LONG = timedelta(days=365)  # the others wait while the first one looks at the 
 class Team:
     """The processes of a training, of which this is the ``rank``-th of ``world``; alone unless ``ranks`` are given.
 
-    Sums are by gloo, or by nccl where ``device`` is a GPU. Every method is to be called by all of them alike.
+    Sums are by gloo, or by nccl where ``device`` is a GPU, in the process group ``group``. Every method is to be called by
+    all of them alike.
 
     Raises:
         Incomplete: from every method; another process has ended.
@@ -40,11 +41,12 @@ class Team:
     def __init__(self, ranks: Ranks | None = None, device: torch.device | str = "cpu") -> None:
         self.ranks = ranks or Alone()
         self.rank, self.world = self.ranks.rank, self.ranks.world
-        self._group: Any = None
-        if self.world > 1 and torch.device(device).type == "cuda":
+        self.group: Any = None
+        if self.world > 1:
             import torch.distributed as dist
 
-            self._group = dist.new_group(backend="nccl", timeout=_LONG)
+            on_gpu = torch.device(device).type == "cuda"
+            self.group = dist.new_group(backend="nccl", timeout=_LONG) if on_gpu else dist.group.WORLD
 
     def by_first(self, make: Callable[[], Made]) -> Made:
         """What the first process makes, told to all."""
@@ -78,7 +80,7 @@ class Team:
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
             with _whole():
-                dist.all_reduce(flat, group=self._group)
+                dist.all_reduce(flat, group=self.group)
             for each, piece in zip(bucket, flat.split([each.numel() for each in bucket])):
                 each.copy_(piece.view(each.shape))
 
@@ -133,7 +135,24 @@ def _whole() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Incomplete(
-            "another process of this training has ended before its work was done",
-            hint="run the same command again, with any number of processes: it goes on from the last checkpoint",
-        ) from error
+        raise _ended() from error
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """The same where other code, too, talks to the other processes: what gloo and nccl raise is told from other errors."""
+    import torch.distributed as dist
+
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise _ended() from error
+        raise
+
+
+def _ended() -> Incomplete:
+    return Incomplete(
+        "another process of this training has ended before its work was done",
+        hint="run the same command again, with any number of processes: it goes on from the last checkpoint",
+    )
