@@ -38,6 +38,14 @@ class Slow(nn.Module):
 def net(norm=False):
     return Slow(norm).double()
 '''
+OTHER = """
+def other():
+    made = net()
+    with torch.no_grad():
+        for each in made.parameters():
+            each += int(os.environ["RANK"])
+    return made
+"""
 REQUEST = ["train", "--net", "slow_trained:net", "--data", "digits:train", "--limit", "139", "--eps", "0.05"]
 REQUEST += ["--set", "epochs=3", "--set", "batch_size=31", "--set", "attack.steps=2", "--set", "average=0.9"]
 FEW = [*REQUEST, "--no-audit", "--out"]
@@ -116,6 +124,14 @@ def test_errors_are_told_once(workshop: Path, launcher: Launcher) -> None:
         assert 2 in launcher.ran(2, arguments), name
         once(launcher.told(2), error)
     assert not (workshop / "none").exists()
+
+
+@pytest.mark.slow
+def test_all_begin_with_the_weights_of_the_first(workshop: Path, launcher: Launcher, by_two: Path) -> None:
+    (workshop / "drawn_anew.py").write_text(NET + OTHER)
+    other = ["drawn_anew:other" if word == "slow_trained:net" else word for word in FEW]
+    assert launcher.ran(2, [*other, "drawn anew"]) == [0, 0], launcher.told(2)
+    assert apart(workshop / "drawn anew", by_two) == 0
 
 
 @pytest.mark.slow

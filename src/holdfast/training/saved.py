@@ -67,26 +67,26 @@ def resume(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog) -> Ru
     Raises:
         BadFile: there are checkpoints, and none is whole.
     """
-    team, fresh = trainer.team, trainer.state()
-    found = team.by_first(lambda: _read(out, identity) or (None if team.world == 1 else _Stored(_cpu(fresh))))
+    team = trainer.team
+    fresh = _Stored(_cpu(trainer.state()), watchdog=watchdog.stored()) if team.world > 1 else None
+    found = team.by_first(lambda: _read(out, identity) or fresh)
     if found is None:
         return Running([])
     trainer.load(found.state, found.done)
-    if found.watchdog:
-        watchdog.load(found.watchdog, found.good or None, found.good_done)
+    watchdog.load(found.watchdog, found.good or None, found.good_done)
     device = next(trainer.net.parameters()).device
     return replace(found.running, losses=list(found.losses.to(device).unbind()))
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """What a checkpoint says. ``good`` is empty where the state itself is good, ``watchdog`` where there is none yet."""
+    """What a checkpoint says. ``good`` is empty where the state itself is good."""
 
     state: dict[str, Tensor]
+    watchdog: str
     done: int = 0
     good: dict[str, Tensor] = field(default_factory=dict)
     good_done: int = 0
-    watchdog: str = ""
     losses: Tensor = field(default_factory=lambda: torch.zeros(0))
     running: Running = field(default_factory=lambda: Running([]))
 
@@ -103,7 +103,7 @@ def _read(out: Path, identity: str) -> _Stored | None:
             losses = state.pop("losses", torch.zeros(0))
             good = {name.removeprefix("good."): state.pop(name) for name in list(state) if name.startswith("good.")}
             running = Running([], *json.loads(said["running"]))
-            return _Stored(state, int(said["done"]), good, int(said["good"]), said["watchdog"], losses, running)
+            return _Stored(state, said["watchdog"], int(said["done"]), good, int(said["good"]), losses, running)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             continue
     if paths:
