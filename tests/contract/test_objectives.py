@@ -129,6 +129,23 @@ def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     assert torch.allclose(one, other)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if registry.load("objective", name).divisible])
+def test_a_batch_can_be_divided_where_it_says_so(name: str) -> None:
+    """Batch norm in eval mode: in train mode it is what differs."""
+    module, chosen, whole = net().eval(), objective(name), batch()
+
+    def loss(part: Examples) -> Tensor:
+        with frozen(module):
+            prepared = chosen.prepare(module, part, Linf(0.1))
+        return chosen.terms(module, prepared).loss
+
+    parts = sum(
+        len(range(6)[rows]) / 6 * loss(whole.part(rows)) for rows in (slice(0, 6, 2), slice(1, 6, 4), slice(3, 4))
+    )
+    assert isinstance(parts, Tensor) and torch.allclose(parts, loss(whole), rtol=1e-12)
+    assert all(map(torch.allclose, gradients(module, parts), gradients(module, loss(whole))))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_of_one(name: str) -> None:
     module = net()

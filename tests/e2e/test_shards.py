@@ -25,7 +25,8 @@ import json, os, sys
 import torch, torch.distributed
 torch.set_num_threads(1)
 import holdfast.audit.run, holdfast.models.load, holdfast.data.load, holdfast.attacks.pgd, holdfast.attacks.apgd
-import holdfast.cli.report
+import holdfast.cli.report, holdfast.training.run, holdfast.training.recipes, holdfast.experiments.learning_curve
+import holdfast.training.board, sklearn.datasets, torch._dynamo
 from holdfast.cli.app import run
 for line in sys.stdin:
     arguments, environments = json.loads(line)

@@ -506,8 +506,8 @@ def test_the_boxes_of_cutmix_are_those_of_the_paper() -> None:
 
 def test_an_image_s_draws_do_not_depend_on_its_batch() -> None:
     batch = examples(6)
-    whole, share = mixed(batch.x, batch.y, batch.key, 1.0), symmetric_beta(batch.key, 1.0)
-    alone = mixed(*(part[2:3] for part in (batch.x, batch.y, batch.key)), 1.0)
+    whole, share = mixed(batch, 1.0), symmetric_beta(batch.key, 1.0)
+    alone = mixed(Examples(*(part[2:3] for part in batch[:3])), 1.0)
     assert torch.equal(whole.share, share) and torch.equal(alone.share, share[2:3])
     assert torch.allclose(alone.x, batch.x[2:3])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,13 @@ def test_perturbed_weights_are_one_step_up_and_come_back() -> None:
     def loss() -> torch.Tensor:
         return module(x).pow(3).sum()
 
+    def gradient(weights: Sequence[nn.Parameter]) -> Sequence[torch.Tensor]:
+        return torch.autograd.grad(loss(), weights)
+
     weight = module[0].weight
-    (grad,) = torch.autograd.grad(loss(), weight)
+    (grad,) = gradient([weight])
     module.load_state_dict(before)
-    with perturbed(module, loss, 0.1):
+    with perturbed(module, gradient, 0.1):
         expected = before["0.weight"] + 0.1 * before["0.weight"].norm() * grad / grad.norm()
         assert torch.allclose(weight, expected) and not torch.equal(weight, before["0.weight"])
         assert torch.equal(module[0].bias, before["0.bias"]), "biases and norms stay"
@@ -87,7 +91,7 @@ def test_perturbed_weights_are_one_step_up_and_come_back() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("0."))
     assert int(after["1.num_batches_tracked"]) == 1, "the pass that finds the direction leaves the statistics alone"
     assert weight.grad is not None and float(weight.grad.abs().max()) > 0
-    with pytest.raises(RuntimeError), perturbed(module, loss, 0.1):
+    with pytest.raises(RuntimeError), perturbed(module, gradient, 0.1):
         raise RuntimeError
     assert torch.equal(weight, before["0.weight"])
 

@@ -83,6 +83,20 @@ class Group:
             raise _ended() from error
 
 
+class Apart:
+    """The same processes with counters of their own: for one of several runs in a row."""
+
+    def __init__(self, ranks: Ranks, name: str) -> None:
+        self._ranks, self._name = ranks, name
+        self.rank, self.world, self.local = ranks.rank, ranks.world, ranks.local
+
+    def gather(self, mine: Any) -> list[Any]:
+        return self._ranks.gather(mine)
+
+    def add(self, name: str, amount: int) -> int:
+        return self._ranks.add(f"{self._name}: {name}", amount)
+
+
 def together() -> Ranks:
     """The processes of this run: those that torchrun started, else this one alone."""
     return Group() if launched() else Alone()

@@ -20,6 +20,7 @@ from holdfast.cli.watch import clock, watching, watching_counts
 from holdfast.foundation import units
 
 if TYPE_CHECKING:
+    from holdfast.audit.ranks import Ranks
     from holdfast.data.source import Source
     from holdfast.threats.threat import Threat
     from holdfast.training.plan import TrainingPlan
@@ -50,6 +51,7 @@ def train(
     set: Annotated[list[str] | None, Parameter(negative="")] = None,
     seed: int = 0,
     device: str = "cpu",
+    shard: Annotated[bool, Parameter(negative="")] = False,
     out: Path,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
@@ -94,6 +96,8 @@ def train(
         Of the weights, the order of the images and every draw.
     device
         Where to compute.
+    shard
+        Divide the net among the processes of torchrun, too, for one that does not fit on a device.
     out
         The folder for weights, checkpoints and the log.
     tensorboard
@@ -103,6 +107,7 @@ def train(
     """
     from holdfast.audit.config import check_numbers
     from holdfast.audit.config import option as pair
+    from holdfast.audit.ranks import together
     from holdfast.data.load import load as load_data
     from holdfast.experiments.learning_curve import learning_curve
     from holdfast.records.files import write_atomic
@@ -121,8 +126,10 @@ def train(
     more = None if extra is None else load_data(extra)
     if more is not None and teacher is not None:
         more = relabelled(more, restored(teacher))
-    progress = terminal(stderr=True)
-    with _watching(progress, recipe, net, source, chosen, quiet=quiet) as watch:
+    ranks = together()
+    device = f"cuda:{ranks.local}" if ranks.world > 1 and device == "cuda" else device
+    progress, first = terminal(stderr=True), ranks.rank == 0
+    with _watching(progress, recipe, net, source, chosen, quiet=quiet or not first) as watch:
         found = run(
             net,
             source,
@@ -133,15 +140,18 @@ def train(
             helper=helper,
             device=device,
             command=shlex.join(["holdfast", *sys.argv[1:]]),
-            watch=boarded(watch or Watch(), out) if tensorboard else watch,
+            watch=boarded(watch or Watch(), out) if tensorboard and first else watch,
+            ranks=ranks,
+            shard=shard,
         )
     console = terminal()
+    console.quiet = not first
     _show(console, found)
-    if len(found.epochs) > 1:
+    if len(found.epochs) > 1 and first:
         write_atomic(out / CURVE, [svg(learning_curve([out])).encode()])
         console.print(f"learning curve: {out / CURVE}", markup=False)
     if found.epochs and allowed.eps and audit and not chosen.objective.outputs:
-        _audit(console, out, _test(test, data, split), source, chosen, device, quiet=quiet)
+        _audit(console, out, _test(test, data, split), source, chosen, device, ranks, quiet=quiet or not first)
     if found.stopped:
         console.print(f"stopped early: {found.stopped}", markup=False)
         return INCOMPLETE
@@ -241,9 +251,17 @@ def _test(test: str | None, data: str, split: str | None) -> Source | None:
 
 
 def _audit(
-    console: Console, out: Path, test: Source | None, source: Source, chosen: Recipe, device: str, *, quiet: bool
+    console: Console,
+    out: Path,
+    test: Source | None,
+    source: Source,
+    chosen: Recipe,
+    device: str,
+    ranks: Ranks,
+    *,
+    quiet: bool,
 ) -> None:
-    """The audit of the most robust weights, and its page."""
+    """The audit of the most robust weights by all processes, and its page by the first."""
     from holdfast.audit.outlines import OUTLINES
     from holdfast.threats.union import parts
     from holdfast.training.run import ROBUST, parted
@@ -259,8 +277,11 @@ def _audit(
     folders = [out / (FOLDER if len(sets) == 1 else f"{FOLDER}-{each.name}") for each in sets]
     for each, folder in zip(sets, folders):
         with watching(terminal(stderr=True), label="audit, ", quiet=quiet) as watch:
-            summary = verdict(out, images, each, folder, seed=chosen.seed, device=device, watch=watch)
-        show_summary(console, summary)
+            summary = verdict(out, images, each, folder, seed=chosen.seed, device=device, watch=watch, ranks=ranks)
+        if summary is not None:
+            show_summary(console, summary)
+    if ranks.rank:
+        return
     if len(folders) > 1:
         every = robust_to_all(folders)
         interval = f"{100 * every.low:.1f} to {100 * every.high:.1f} %, n = {every.n}"

@@ -45,6 +45,7 @@ class CLP(Objective):
     """
 
     operations: ClassVar[tuple[str, ...]] = ("gaussian_noise",)
+    divisible: ClassVar[bool] = False  # an image's logits are compared with its partner's
 
     weight: float = 0.5
     sigma: float = 0.5

@@ -14,7 +14,7 @@ from holdfast.ascent.meter import Classifier
 from holdfast.foundation.registry import register
 from holdfast.objectives import options
 from holdfast.objectives.inner import search
-from holdfast.objectives.mixing import Mixed, partners, symmetric_beta
+from holdfast.objectives.mixing import Mixed, others, symmetric_beta
 from holdfast.objectives.objective import Examples, Objective, Terms
 from holdfast.threats.threat import Threat
 
@@ -64,13 +64,13 @@ class CutMix(Objective):
 
     def _cut(self, batch: Examples) -> Mixed:
         height, width = batch.x.shape[2:]
-        partner = partners(batch.key)
+        other, label = others(batch)
         side = (1 - symmetric_beta(batch.key, self.alpha)).sqrt()
         chance, down, right = keys.uniform(keys.fold(batch.key, BOX), (3,), dtype=torch.float64).unbind(1)
         rows, columns = _within(down, side, height), _within(right, side, width)
         box = rows[:, None, :, None] & columns[:, None, None, :] & (chance < self.share)[:, None, None, None]
         left = 1 - box.flatten(1).to(batch.x.dtype).mean(1)
-        return Mixed(torch.where(box, batch.x[partner], batch.x), batch.y, batch.y[partner], left)
+        return Mixed(torch.where(box, other, batch.x), batch.y, label, left)
 
 
 def _within(centre: Tensor, side: Tensor, size: int) -> Tensor:

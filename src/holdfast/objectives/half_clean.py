@@ -48,6 +48,7 @@ class HalfClean(Objective):
     """
 
     operations: ClassVar[tuple[str, ...]] = ("adversarial",)
+    divisible: ClassVar[bool] = False  # which images are attacked is drawn for the batch, and they may weigh more
 
     attack: Attack
     share: float = 0.5

@@ -70,8 +70,8 @@ def apart(find: Callable[[Examples], Tensor], batch: Examples) -> Tensor:
     size = max(1, AT_ONCE // max(1, batch.x[:1].numel())) if batch.x.device.type == "cpu" else count
     if size >= count:
         return find(batch)
-    parts = (Examples(*(part[at : at + size] for part in batch[:3])) for at in range(0, count, size))
-    return torch.cat([find(part) for part in parts])
+    every = (slice(at, at + size) for at in range(0, count, size))
+    return torch.cat([find(Examples(batch.x[rows], batch.y[rows], batch.key[rows])) for rows in every])
 
 
 def diverging(attack: Attack, model: Classifier, batch: Examples, threat: Threat) -> Tensor:

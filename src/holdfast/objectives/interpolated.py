@@ -42,6 +42,7 @@ class Interpolated(Objective):
     """
 
     operations: ClassVar[tuple[str, ...]] = ("mixup", "adversarial")
+    divisible: ClassVar[bool] = False  # an image needs its partner's adversarial point
 
     attack: Attack
     alpha: float = 1.0
@@ -53,8 +54,10 @@ class Interpolated(Objective):
 
     def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Both:
         x = moved(self.attack, model, batch, threat, self.climbs)
-        clean = mixed(batch.x, batch.y, keys.fold(batch.key, 0), self.alpha)
-        return Both(clean, mixed(x, batch.y, keys.fold(batch.key, 1), self.alpha))
+        draws = [
+            batch._replace(x=images, key=keys.fold(batch.key, number)) for number, images in enumerate((batch.x, x))
+        ]
+        return Both(*(mixed(each, self.alpha) for each in draws))
 
     def terms(self, model: nn.Module, prepared: Both) -> Terms:
         clean, adversarial = (each.loss(model(each.x)).mean() for each in prepared)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast import keys
+from holdfast.objectives.objective import Examples
 from holdfast.threats.threat import rows as per_row
 
 PARTNER = keys.number("partner")
@@ -53,8 +54,15 @@ def symmetric_beta(key: Tensor, alpha: float) -> Tensor:
     return (1 + cosine.sign() * (square / (radius + square)).sqrt()) / 2
 
 
-def mixed(x: Tensor, y: Tensor, key: Tensor, alpha: float) -> Mixed:
+def others(batch: Examples) -> tuple[Tensor, Tensor]:
+    """The partner of each image, (N, C, H, W), and its label, (N,); it may be in another part of the same batch."""
+    rows, whole = (slice(None), batch) if batch.of is None else batch.of
+    partner = partners(whole.key)[rows]
+    return whole.x[partner], whole.y[partner]
+
+
+def mixed(batch: Examples, alpha: float) -> Mixed:
     """Every image mixed with its partner by a weight of its own from Beta(alpha, alpha)."""
-    partner, share = partners(key), symmetric_beta(key, alpha).to(x.dtype)
+    (x, y), share = others(batch), symmetric_beta(batch.key, alpha).to(batch.x.dtype)
     weight = per_row(share, x)
-    return Mixed(weight * x + (1 - weight) * x[partner], y, y[partner], share)
+    return Mixed(weight * batch.x + (1 - weight) * x, batch.y, y, share)

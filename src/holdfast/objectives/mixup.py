@@ -43,7 +43,7 @@ class Mixup(Objective):
             object.__setattr__(self, "operations", ("mixup", "adversarial"))  # what this instance trains on
 
     def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Mixed:
-        mixture = mixed(batch.x, batch.y, batch.key, self.alpha)
+        mixture = mixed(batch, self.alpha)
         if self.attack is None:
             return mixture
         around = batch._replace(x=mixture.x)

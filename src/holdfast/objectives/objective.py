@@ -16,12 +16,26 @@ class Examples(NamedTuple):
     """A batch: images ``x`` (N, C, H, W) floats in [0, 1], labels ``y`` (N,) int64, and a key (N,) for its randomness.
 
     ``delta``: the perturbation that the step before left, (N, C, H, W), for objectives that are `Carrying`; else None.
+    ``of``: the larger batch of which this is a part; None: it is a whole one.
     """
 
     x: Tensor
     y: Tensor
     key: Tensor
     delta: Tensor | None = None
+    of: Part | None = None
+
+    def part(self, rows: slice) -> Examples:
+        """Those rows of a whole batch, which know what they are a part of."""
+        delta = None if self.delta is None else self.delta[rows]
+        return Examples(self.x[rows], self.y[rows], self.key[rows], delta, Part(rows, self))
+
+
+class Part(NamedTuple):
+    """Which ``rows`` of which ``whole`` batch."""
+
+    rows: slice
+    whole: Examples
 
 
 class Terms(NamedTuple):
@@ -44,6 +58,9 @@ class Objective(ABC):
     operations: ClassVar[tuple[str, ...]]
     outputs: ClassVar[int] = 0
     """Outputs that the net needs besides the classes."""
+    divisible: ClassVar[bool] = True
+    """Whether the loss of a batch is the mean of the losses of its parts, each by its images, batch norm aside; what is
+    drawn for the batch as a whole is then drawn from `Examples.of`."""
 
     @abstractmethod
     def prepare(self, model: Classifier, batch: Examples, threat: Threat) -> Any:

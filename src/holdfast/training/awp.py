@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,9 @@ _TINY = 1e-20
 
 
 @contextmanager
-def perturbed(net: nn.Module, loss: Callable[[], Tensor], gamma: float) -> Iterator[None]:
+def perturbed(
+    net: nn.Module, gradient: Callable[[Sequence[nn.Parameter]], Sequence[Tensor | None]], gamma: float
+) -> Iterator[None]:
     """Within, the weights stand one step up their loss; afterwards they are what they were, to the bit.
 
     Every weight of more than one dimension moves by ``gamma`` times its norm along its gradient. Gradients that are taken
@@ -24,7 +26,7 @@ def perturbed(net: nn.Module, loss: Callable[[], Tensor], gamma: float) -> Itera
 
     Args:
         net: in train mode; its gradients are left alone.
-        loss: evaluates the loss at the weights as they stand.
+        gradient: that of the loss in the given weights, as they stand; None for one that plays no part.
         gamma: 0.005 for TRADES, 0.01 for adversarial training; 0: nothing is moved.
     """
     weights = [each for each in net.parameters() if each.requires_grad and each.ndim > 1]
@@ -32,7 +34,7 @@ def perturbed(net: nn.Module, loss: Callable[[], Tensor], gamma: float) -> Itera
         yield
         return
     buffers = [(each, each.clone()) for each in net.buffers()]
-    grads = torch.autograd.grad(loss(), weights, allow_unused=True)
+    grads = gradient(weights)
     kept = [each.detach().clone() for each in weights]
     with torch.no_grad():
         for buffer, value in buffers:

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast import __version__
 from holdfast.data.source import Source
@@ -37,7 +37,7 @@ def trained(net: str, source: Source, recipe: Recipe, path: Path) -> str:
         return f"already trained, in {path}"
     module = build(net, shape=source.shape, classes=len(source.class_names), seed=recipe.seed)
     history = fit(module, source, recipe)
-    keep(module, path, declared(net, {}, source, recipe, recipe_id))
+    keep(module.state_dict(), path, declared(net, {}, source, recipe, recipe_id))
     last = history[-1]
     return f"trained in {last.seconds:.0f} s ({last.epochs} epochs, last loss {last.loss:.3f})"
 
@@ -66,10 +66,10 @@ def _said(threat: Threat) -> dict[str, Any]:
     return {"name": threat.name, "eps": threat.eps, **more}
 
 
-def keep(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Writes the weights, whole or not at all. Raises StorageError."""
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    write_atomic(path, [save(state, metadata)])
+def keep(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Writes the state of a net, whole or not at all. Raises StorageError."""
+    found = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_atomic(path, [save(found, metadata)])
 
 
 def restored(path: Path) -> nn.Module:

@@ -17,6 +17,7 @@ from holdfast.attacks.pgd import PGD
 from holdfast.attacks.spatial_gradient import SpatialGradient
 from holdfast.threats.threat import Threat
 from holdfast.threats.union import parts
+from holdfast.training.team import Team
 
 
 class Judged(NamedTuple):
@@ -27,7 +28,9 @@ class Judged(NamedTuple):
     single: float
 
 
-def judged(net: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, *, outputs: int = 0) -> Judged:
+def judged(
+    net: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, *, outputs: int = 0, team: Team | None = None
+) -> Judged:
     """The accuracy of ``net`` on images (N, C, H, W) in [0, 1] with labels (N,).
 
     Over a union of sets an image counts as robust where no part has a point that fools. Rotations and shifts are searched
@@ -37,7 +40,11 @@ def judged(net: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, *, o
         net: in any mode; it is left in eval mode.
         threat: the set; at a radius of 0 all three are the clean accuracy.
         outputs: outputs of the net besides the classes, which have no say.
+        team: the processes that share the images; all have the same net and images, and get the same answer.
     """
+    team, count = team or Team(), len(x)
+    ids = torch.arange(count, device=x.device)[team.rank :: team.world]
+    x, y = x[ids], y[ids]
     net.eval()
     with frozen(net):
         answering = classes_of(net, outputs)
@@ -49,9 +56,11 @@ def judged(net: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, *, o
             attacks: tuple[Attack, Attack] = PGD(steps=10), FGSM()
             if part.name not in PGD.threats:
                 attacks = SpatialGradient(), SpatialGradient()
-            found = [~attack(answering, x, y, threat=part, seed=seed).fooled for attack in attacks]
+            found = [~attack(answering, x, y, threat=part, seed=seed, ids=ids).fooled for attack in attacks]
             robust, single = robust & found[0], single & found[1]
-        return Judged(*(float(each.double().mean()) for each in (right, robust, single)))
+    right_of_all = torch.stack([each.double().sum() for each in (right, robust, single)])
+    team.add_up([right_of_all])
+    return Judged(*(right_of_all / count).tolist())
 
 
 def classes_of(net: Classifier, outputs: int) -> Classifier:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.ascent.frozen import frozen
 from holdfast.ascent.meter import Meter
-from holdfast.objectives.objective import Carrying
+from holdfast.objectives.objective import Carrying, Examples
 from holdfast.training.loop import Trainer
 
 _TIMED = 2
@@ -42,12 +42,13 @@ class TrainingPlan:
 
 
 def planned(trainer: Trainer) -> TrainingPlan:
-    """Measures a few batches on a copy of the net; the trainer stays as it is."""
-    scratch = copy.deepcopy(trainer.net).train()
+    """Measures a few batches on a copy of the net, or on a divided net itself; the trainer stays as it is."""
+    scratch = _scratch(trainer)
+    buffers = [each.clone() for each in scratch.buffers()]
     passes = _passes(trainer, scratch)
     began = time.perf_counter()
     for number in range(1, 1 + _TIMED):
-        _one(trainer, scratch, number % trainer.batches.per_epoch)
+        _one(trainer, scratch, trainer.parts(number % trainer.batches.per_epoch))
     seconds = (time.perf_counter() - began) / _TIMED * (trainer.total - trainer.done)
     kept = 0
 
@@ -57,25 +58,34 @@ def planned(trainer: Trainer) -> TrainingPlan:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        _one(trainer, scratch, 0)
-    weights = sum(each.nbytes for each in scratch.parameters())
+        _one(trainer, scratch, trainer.parts(0)[:1])
+    for buffer, before in zip(scratch.buffers(), buffers):
+        buffer.copy_(before)
+    scratch.zero_grad(set_to_none=True)
+    weights = sum(each.numel() * each.element_size() for each in scratch.parameters())
     copies = 3 + (trainer.average is not None) + (2 if trainer.recipe.optimiser == "adamw" else 1)
     return TrainingPlan(
         steps=trainer.total,
         passes=passes,
         seconds=seconds,
         parameters=sum(each.numel() for each in scratch.parameters()),
-        bytes=trainer.batches.bytes + copies * weights + kept,
+        bytes=trainer.batches.bytes
+        + (copies * weights // trainer.team.world + weights if trainer.sharded else copies * weights)
+        + kept,
     )
 
 
 def passes(trainer: Trainer) -> float:
     """What a step costs an image, in forwards, counted on the first batch."""
-    return _passes(trainer, copy.deepcopy(trainer.net).train())
+    return _passes(trainer, _scratch(trainer))
+
+
+def _scratch(trainer: Trainer) -> nn.Module:
+    return (trainer.net if trainer.sharded else copy.deepcopy(trainer.net)).train()
 
 
 def _passes(trainer: Trainer, net: nn.Module) -> float:
-    batch = trainer.batches.at(0)
+    _, batch = trainer.parts(0)[0]
     searched = Meter(trainer.searched())
     trained = 0
 
@@ -84,7 +94,7 @@ def _passes(trainer: Trainer, net: nn.Module) -> float:
         trained += len(given[0])
 
     recipe = trainer.recipe
-    with frozen(searched.classifier):
+    with trainer.gathered(), frozen(searched.classifier):
         prepared = recipe.objective.prepare(searched, batch, recipe.threat)
     hook = net.register_forward_pre_hook(count)
     try:
@@ -96,12 +106,12 @@ def _passes(trainer: Trainer, net: nn.Module) -> float:
     return (searched.forwards + searched.backwards + trained) / len(batch.x) + (_ALIGNED if recipe.align else 0)
 
 
-def _one(trainer: Trainer, net: nn.Module, number: int) -> None:
-    """A step without the optimiser, whose share is small."""
-    recipe, batch = trainer.recipe, trainer.batches.at(number)
-    searched = trainer.searched()
-    with frozen(searched):
-        prepared = recipe.objective.prepare(searched, batch, recipe.threat)
-    recipe.objective.terms(net, prepared).loss.backward()
-    if isinstance(recipe.objective, Carrying):
-        recipe.objective.carried(prepared, recipe.threat)
+def _one(trainer: Trainer, net: nn.Module, parts: list[tuple[float, Examples]]) -> None:
+    """A step without the optimiser and the other processes, whose share is small."""
+    recipe, searched = trainer.recipe, trainer.searched()
+    for _, part in parts:
+        with trainer.gathered(), frozen(searched):
+            prepared = recipe.objective.prepare(searched, part, recipe.threat)
+        recipe.objective.terms(net, prepared).loss.backward()
+        if isinstance(recipe.objective, Carrying):
+            recipe.objective.carried(prepared, recipe.threat)

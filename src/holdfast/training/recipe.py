@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from holdfast.foundation.errors import BadValue
@@ -24,7 +24,9 @@ class Recipe:
         objective: what is minimised.
         threat: the set that the objective may use.
         epochs: passes over the data.
-        batch_size: images per step.
+        batch_size: images per step, of all processes together.
+        accumulate: parts that a process does its share of a step in, one after the other, for less memory. The step stays
+            the same up to rounding, batch norm aside, so that a training may go on with another number.
         lr: the largest learning rate.
         schedule: how it changes, see `holdfast.training.schedule`.
         optimiser: ``adamw`` (Loshchilov and Hutter 2019) or ``sgd`` with Nesterov's momentum.
@@ -55,6 +57,7 @@ class Recipe:
     threat: Threat
     epochs: int
     batch_size: int = 64
+    accumulate: int = field(default=1, repr=False)  # trainings are told apart by what is shown
     lr: float = 2e-3
     schedule: Literal["cosine", "one_cycle", "piecewise", "constant"] = "cosine"
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -78,7 +81,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "replays"):
+        for name in ("epochs", "batch_size", "accumulate", "replays"):
             _whole(name, getattr(self, name))
         if not self.lr > 0:
             raise BadValue(f"lr is {self.lr}; it must be positive", hint="for example lr=0.002")

@@ -4,6 +4,7 @@
 watchdog; ``last.safetensors`` is everything that the steps to come depend on (``last-1`` the one before it, should a disk
 tear the last); ``best_robust.safetensors`` and ``best_clean.safetensors`` are weights to be used, chosen on images that were
 held out of the training data, ``final.safetensors`` those after the last step. The test data has no part in any choice.
+Of several processes the first one writes, and the others do and decide as it does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 
 from holdfast import __version__
 from holdfast.audit.feed import tensors
+from holdfast.audit.ranks import Ranks
 from holdfast.data.source import Source, Subset, subset
 from holdfast.foundation.errors import BadData, BadModel, BadValue, PlanMismatch
 from holdfast.models.load import build
@@ -38,6 +40,7 @@ from holdfast.training.loop import Trainer
 from holdfast.training.plan import TrainingPlan, planned
 from holdfast.training.recipe import Recipe
 from holdfast.training.saved import Running, resume, store
+from holdfast.training.team import Team, connected
 from holdfast.training.watchdog import NO_NUMBER, ProbeRecord, Watchdog
 
 RUN, LOG, PROBES, ROBUST, CLEAN, FINAL = (
@@ -135,6 +138,8 @@ def train(
     device: str = "cpu",
     command: str = "",
     watch: Watch | None = None,
+    ranks: Ranks | None = None,
+    shard: bool = False,
 ) -> Training:
     """Trains a net in the folder ``out``, or goes on where that was stopped.
 
@@ -146,10 +151,14 @@ def train(
         extra: more data, of which every batch has ``recipe.extra_share``.
         helper: weights that an earlier training wrote, for objectives that need another net (`holdfast.objectives.hat`).
         device: where to compute.
-        watch: who is told.
+        watch: who is told, by the first process.
+        ranks: the processes that divide every step; this one alone unless given. Each calls this with the same arguments.
+        shard: whether they divide the net, too (`holdfast.training.sharded`).
 
     Raises:
-        PlanMismatch: ``out`` holds another training.
+        PlanMismatch: ``out`` holds another training, or another process was given one.
+        BadValue: several processes or parts are to divide what cannot be divided.
+        Incomplete: another process has ended; the same call goes on from the last checkpoint.
         BadData: too few images to hold some out, or extra data of another shape.
         BadModel: the loss became infinite or NaN, and no repair was asked for or helped; the best weights are kept.
         BadFile: neither of the two last checkpoints is whole.
@@ -179,29 +188,39 @@ def train(
         command=command,
     )
     module = build(net, shape=source.shape, classes=classes, options=given, seed=recipe.seed).to(device)
-    outputs = probe(module, source.shape, device=device)
+    dtype = next(module.parameters()).dtype
+    outputs = probe(module, source.shape, dtype=dtype, device=device)
     if outputs < classes:
         raise BadModel(
             f"{net} has {outputs} outputs, and the data have {classes} classes", hint=f"build it with classes={classes}"
         )
     helped = recipe if helper is None else _with_helper(recipe, helper, device)
-    trainer = Trainer(module, kept, helped, extra=extra)
-    with storing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        log, probes = locked(out / LOG), locked(out / PROBES)
+    team = Team(ranks, device)
+    trainer = Trainer(module, kept, helped, extra=extra, team=team, sharded=shard)
+    files: list[FileIO] = []
     try:
-        _same(out, info)
-        told = watch or Watch()
+        if not team.rank:
+            with storing(out):
+                out.mkdir(parents=True, exist_ok=True)
+                files += map(locked, (out / LOG, out / PROBES))
+            _same(out, info)
+        if team.by_first(lambda: info.identity) != info.identity:
+            raise PlanMismatch(
+                f"process {team.rank} was given another training than process 0",
+                hint="give all hosts the same command, the same copy of the data and the same version of holdfast",
+            )
+        told = Watch() if watch is None or team.rank else watch
         plan = planned(trainer)
         told.plan(plan)
         watchdog = Watchdog(trainer, plan.passes)
         running = resume(out, info.identity, trainer, watchdog)
-        epochs, looks = (
-            _lines(out / LOG, EpochRecord, running.epochs),
-            _lines(out / PROBES, ProbeRecord, running.probes),
+        epochs, looks = team.by_first(
+            lambda: (
+                _lines(out / LOG, EpochRecord, running.epochs),
+                _lines(out / PROBES, ProbeRecord, running.probes),
+            )
         )
-        parameter = next(module.parameters())
-        x, y = tensors(held, held.ids, dtype=parameter.dtype, device=parameter.device)
+        x, y = tensors(held, held.ids, dtype=dtype, device=torch.device(device))
         run = _Run(
             trainer=trainer,
             watchdog=watchdog,
@@ -209,16 +228,19 @@ def train(
             out=out,
             info=info,
             declared=declared(net, given, source, recipe, info.identity),
-            judge=lambda module: judged(module, x, y, recipe.threat, recipe.seed, outputs=recipe.objective.outputs),
+            judge=lambda module: judged(
+                module, x, y, recipe.threat, recipe.seed, outputs=recipe.objective.outputs, team=team
+            ),
             constant=lambda module: len(y.unique()) > 1 and one_answer(module, x),
-            files=(log, probes),
+            files=files,
             watch=told,
         )
-        run.go(epochs, looks)
+        with connected():
+            run.go(epochs, looks)
         return Training(tuple(epochs), tuple(looks), watchdog.memory.stopped)
     finally:
-        log.close()
-        probes.close()
+        for file in files:
+            file.close()
 
 
 def parted(source: Source, seed: int) -> tuple[Source, Source]:
@@ -230,7 +252,7 @@ def parted(source: Source, seed: int) -> tuple[Source, Source]:
 
 @dataclass
 class _Run:
-    """One call of `train`."""
+    """One call of `train`. ``files``: the log and that of the probes, of the process that writes; no other has any."""
 
     trainer: Trainer
     watchdog: Watchdog
@@ -240,7 +262,7 @@ class _Run:
     declared: dict[str, str]
     judge: Judge
     constant: Callable[[torch.nn.Module], bool]
-    files: tuple[FileIO, FileIO]
+    files: list[FileIO]
     watch: Watch
 
     def go(self, epochs: list[EpochRecord], looks: list[ProbeRecord]) -> None:
@@ -255,8 +277,9 @@ class _Run:
             if watchdog.due:
                 probe = watchdog.look(torch.stack(running.losses[-running.unseen :]))
                 running.unseen, running.probes = 0, running.probes + 1
-                with storing(self.out):
-                    append(self.files[1], probe)
+                if self.files:
+                    with storing(self.out):
+                        append(self.files[1], probe)
                 looks.append(probe)
                 self.watch.probe(probe)
                 if probe.repair:
@@ -265,11 +288,15 @@ class _Run:
             running.seconds = past + time.monotonic() - began
             if ended and not watchdog.memory.stopped:
                 self._epoch(epochs, looks)
-            if ended or watchdog.memory.stopped or time.monotonic() - saved > SAVE_EVERY:
-                store(self.out, self.info.identity, trainer, watchdog, running)
+            late = time.monotonic() - saved > SAVE_EVERY
+            if trainer.sharded:
+                late = trainer.team.by_first(lambda late=late: late)
+            if ended or watchdog.memory.stopped or late:
+                self._store()
                 saved = time.monotonic()
-        if trainer.finished and not (self.out / FINAL).exists():
-            keep(trainer.judged(), self.out / FINAL, self.declared | {"epoch": str(trainer.epoch)})
+        if trainer.finished and trainer.team.by_first(lambda: not (self.out / FINAL).exists()):
+            self._keep(trainer.judged(), FINAL, self.declared | {"epoch": str(trainer.epoch)})
+        trainer.team.by_first(lambda: None)  # what the first process writes is whole before another one goes on
         stopped = watchdog.memory.stopped
         if stopped.startswith(NO_NUMBER):
             best = f"the weights of the best epoch are in {self.out / ROBUST}" if epochs else "no epoch was finished"
@@ -279,19 +306,23 @@ class _Run:
         """Judges what the training would give now, keeps it if it is the best so far, and says so."""
         trainer, running = self.trainer, self.running
         net = trainer.judged()
-        found = self.judge(net)
+        with trainer.gathered():
+            found, constant = self.judge(net), self._constant(net)
         new = [probe for probe in looks if probe.step > trainer.done - trainer.per_epoch]
         findings = {each.check: each for probe in new for each in probe.findings}
-        for finding in self._overfitting(epochs, found.robust, looks), self._constant(net):
+        for finding in self._overfitting(epochs, found.robust, looks), constant:
             if finding is not None:
                 findings.setdefault(finding.check, finding)
-        record = EpochRecord(
-            epoch=trainer.epoch,
-            loss=float(torch.stack(running.losses).mean()),
-            seconds=running.seconds,
-            watched=self.watchdog.seconds,
-            findings=tuple(findings.values()),
-            **found._asdict(),
+        loss = float(torch.stack(running.losses).mean())
+        record = trainer.team.by_first(
+            lambda: EpochRecord(
+                epoch=trainer.epoch,
+                loss=loss,
+                seconds=running.seconds,
+                watched=self.watchdog.seconds,
+                findings=tuple(findings.values()),
+                **found._asdict(),
+            )
         )
         said = self.declared | {
             "epoch": str(record.epoch),
@@ -299,15 +330,27 @@ class _Run:
             "held_out_robust": f"{record.robust:.4f}",
         }
         if not epochs or _worth(record) > max(map(_worth, epochs)):
-            keep(net, self.out / ROBUST, said)
+            self._keep(net, ROBUST, said)
         if not epochs or record.clean > max(each.clean for each in epochs):
-            keep(net, self.out / CLEAN, said)
+            self._keep(net, CLEAN, said)
         # The line first: a checkpoint without its line would leave the epoch out of the log for ever.
-        with storing(self.out):
-            append(self.files[0], record)
+        if self.files:
+            with storing(self.out):
+                append(self.files[0], record)
         epochs.append(record)
         running.losses, running.epochs = [], running.epochs + 1
         self.watch.epoch(record, trainer.recipe.epochs)
+
+    def _keep(self, net: torch.nn.Module, name: str, said: dict[str, str]) -> None:
+        state = self.trainer.weights(net)
+        if self.files:
+            keep(state, self.out / name, said)
+
+    def _store(self) -> None:
+        if self.files:
+            store(self.out, self.info.identity, self.trainer, self.watchdog, self.running)
+        elif self.trainer.sharded:
+            self.trainer.state()  # the pieces of this process, for the first one
 
     def _constant(self, net: torch.nn.Module) -> Finding | None:
         if not self.constant(net):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def store(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog, runnin
         "watchdog": watchdog.stored(),
         "running": json.dumps([running.unseen, running.epochs, running.probes, running.seconds]),
     }
-    text = save({name: value.cpu() for name, value in state.items()}, said)
+    text = save(_cpu(state), said)
     with storing(out):
         if (out / LAST).exists():
             (out / LAST).replace(out / BEFORE)
@@ -60,13 +60,40 @@ def store(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog, runnin
 
 
 def resume(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog) -> Running:
-    """Loads the newest whole checkpoint, where there is one.
+    """Loads the newest whole checkpoint, where there is one; all processes of the trainer's team what the first one finds.
+
+    Where there is none, they begin with the first one's weights.
 
     Raises:
         BadFile: there are checkpoints, and none is whole.
     """
-    found = [path for path in (out / LAST, out / BEFORE) if path.exists()]
-    for path in found:
+    team = trainer.team
+    fresh = _Stored(_cpu(trainer.state()), watchdog=watchdog.stored()) if team.world > 1 else None
+    found = team.by_first(lambda: _read(out, identity) or fresh)
+    if found is None:
+        return Running([])
+    trainer.load(found.state, found.done)
+    watchdog.load(found.watchdog, found.good or None, found.good_done)
+    device = next(trainer.net.parameters()).device
+    return replace(found.running, losses=list(found.losses.to(device).unbind()))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a checkpoint says. ``good`` is empty where the state itself is good."""
+
+    state: dict[str, Tensor]
+    watchdog: str
+    done: int = 0
+    good: dict[str, Tensor] = field(default_factory=dict)
+    good_done: int = 0
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    running: Running = field(default_factory=lambda: Running([]))
+
+
+def _read(out: Path, identity: str) -> _Stored | None:
+    paths = [path for path in (out / LAST, out / BEFORE) if path.exists()]
+    for path in paths:
         try:
             with safe_open(path, "pt", device="cpu") as file:
                 said = file.metadata() or {}
@@ -75,15 +102,17 @@ def resume(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog) -> Ru
                 continue
             losses = state.pop("losses", torch.zeros(0))
             good = {name.removeprefix("good."): state.pop(name) for name in list(state) if name.startswith("good.")}
-            unseen, epochs, probes, seconds = json.loads(said["running"])
-            trainer.load(state, int(said["done"]))
-            watchdog.load(said["watchdog"], good or None, int(said["good"]))
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+            running = Running([], *json.loads(said["running"]))
+            return _Stored(state, said["watchdog"], int(said["done"]), good, int(said["good"]), losses, running)
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             continue
-        return Running(list(losses.unbind()), unseen, epochs, probes, seconds)
-    if found:
+    if paths:
         raise BadFile(
             f"neither {LAST} nor {BEFORE} in {out} is whole",
             hint="the best weights so far are in best_robust.safetensors; delete both files to begin again",
         )
-    return Running([])
+    return None
+
+
+def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in state.items()}

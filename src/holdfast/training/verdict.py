@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.audit import plan as plans
-from holdfast.audit.run import describe, examined, run
+from holdfast.audit.ranks import Alone, Apart, Ranks
+from holdfast.audit.run import describe, examined, lend_a_hand, run
 from holdfast.audit.session import Watcher
 from holdfast.data.source import Source, subset
 from holdfast.foundation.stats import wilson
@@ -34,14 +35,16 @@ def verdict(
     seed: int = 0,
     device: str = "cpu",
     watch: Watcher | None = None,
-) -> Summary:
-    """Audits ``best_robust.safetensors`` of a finished training.
+    ranks: Ranks | None = None,
+) -> Summary | None:
+    """Audits ``best_robust.safetensors`` of a finished training; None for a process that is not the first.
 
     Args:
         out: the folder of the training; ``folder``: where the audit is written.
         source: test images; a seeded subset of at most `IMAGES` is audited.
         threat: what to audit against, of a radius above 0.
         watch: told of the progress.
+        ranks: the processes that share the audit, all of which call this.
 
     Raises:
         BadValue: the plan does not know this threat.
@@ -52,6 +55,10 @@ def verdict(
     chosen = subset(source, min(IMAGES, len(source)), seed)
     given = info.net if ":" in info.net else f"net:{info.net}"
     model = load(given, weights=out / ROBUST, shape=chosen.shape, options=info.options, device=device)
+    ranks = Apart(ranks or Alone(), folder.name)
+    if ranks.rank:
+        lend_a_hand(model, chosen, folder, threat=threat, plan=plan, slots=None, ranks=ranks)
+        return None
     described = describe(
         model,
         chosen,
@@ -64,7 +71,7 @@ def verdict(
         command=info.command,
         request={"model": given, "weights": str(out / ROBUST), "options": json.dumps(info.options)},
     )
-    return run(model, chosen, described, folder, threat=threat, plan=plan, watch=watch)
+    return run(model, chosen, described, folder, threat=threat, plan=plan, watch=watch, ranks=ranks)
 
 
 def robust_to_all(folders: Sequence[Path]) -> Rate:

@@ -114,7 +114,8 @@ class Watchdog:
         )
         enough = min(trainer.batches.per_epoch, -(-MOST // trainer.recipe.batch_size))
         batches = [trainer.batches.at(number) for number in range(enough)]
-        self._batch = Examples(*(torch.cat(parts)[:MOST] for parts in zip(*(each[:3] for each in batches))))
+        x, y, key = (torch.cat(parts)[:MOST] for parts in zip(*(each[:3] for each in batches)))
+        self._batch = Examples(x, y, key)
         threat = trainer.recipe.threat
         adversarial = "adversarial" in trainer.recipe.objective.operations
         self._attacked = adversarial and threat.name in PGD.threats and threat.eps > 0
@@ -128,10 +129,14 @@ class Watchdog:
     def look(self, losses: Tensor) -> ProbeRecord:
         """Looks at the net; ``losses`` are those since the last look. Repairs or ends a failed training, as was asked."""
         began, trainer = time.monotonic(), self.trainer
-        loss = float(losses.mean())
-        probe = self._probe(loss, self._count, 5)
-        if probe.findings and probe.findings[0].check not in (self._told, NO_NUMBER):
-            probe = self._probe(loss, MOST, 10)
+        loss = trainer.team.by_first(lambda: float(losses.mean()))
+        if math.isfinite(loss):
+            trainer.compare(self._batch.x[:LEAST])
+        # The first process looks; what all of them then do is decided by what it saw.
+        with trainer.gathered():
+            probe = trainer.team.by_first(lambda: self._probe(loss, self._count, 5))
+            if probe.findings and probe.findings[0].check not in (self._told, NO_NUMBER):
+                probe = trainer.team.by_first(lambda: self._probe(loss, MOST, 10))
         self._told = probe.findings[0].check if probe.findings else ""
         if not probe.findings:
             self.memory = dataclasses.replace(self.memory, best=max(self.memory.best, probe.robust))
@@ -183,13 +188,12 @@ class Watchdog:
 
     def _probe(self, loss: float, count: int, steps: int) -> ProbeRecord:
         trainer, threat = self.trainer, self.trainer.threat
-        batch = Examples(*(part[:count] for part in self._batch[:3]))
+        batch = Examples(self._batch.x[:count], self._batch.y[:count], self._batch.key[:count])
         probe = ProbeRecord(step=trainer.done, images=len(batch.x), eps=threat.eps, loss=loss)
         if not math.isfinite(loss):
             remedy = "lower the learning rate (lr), or look for bad images"
             finding = _warning(NO_NUMBER, f"the loss is {loss}", "the weights are lost since then", remedy)
             return probe.model_copy(update={"findings": (finding,)})
-        trainer.compare(batch.x[:LEAST])
         searched = trainer.searched()
         with frozen(searched):
             model = classes_of(searched, trainer.recipe.objective.outputs)
