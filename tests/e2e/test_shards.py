@@ -11,15 +11,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_resume import REQUEST, count, lines, same
 from test_resume import workshop as workshop
 
-from holdfast.records import store
+from holdfast.records import conditions, part, sequences, store
 from holdfast.records.shard import SHARD_POINTS, SHARDS
 
 FEW = [*REQUEST[: REQUEST.index("--slots")], "--slots", "3", "--out"]
 """Of 24 samples, 6 or 9 have their process from the start, and the others go to who asks first."""
+MORE = [
+    *("audit", "--model", "slow_net:net", "--data", "odd.npz", "--plan", "quick", "--eps", "0.012", "--slots", "3"),
+    *("--corruptions", "contrast", "fog", "pixelate", "--perturbations", "all", "--out"),
+]
+"""All that one command measures, on 37 images."""
+PARTS = (conditions.FOLDER, sequences.FOLDER)
 FORKING = """
 import json, os, sys
 import torch, torch.distributed
@@ -107,22 +114,49 @@ def launcher(workshop: Path):
     made.process.communicate()
 
 
-def clean(run: Path) -> None:
+def clean(run: Path, whole: str = "whole") -> None:
     """Nothing is left that a run of one process would not have left."""
-    assert {path.name for path in run.iterdir()} == {path.name for path in (run.parent / "whole").iterdir()}
+    found = ({str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (run, run.parent / whole))
+    assert next(found) == next(found)
 
 
-def test_torchrun(workshop: Path, cli, monkeypatch) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "holdfast"]
+@pytest.fixture(scope="module")
+def measured(workshop: Path, launcher: Launcher, digits) -> Path:
+    """The folder of all that one command measures, by one process."""
+    images, labels = (each[:37] for each in digits)
+    np.savez(workshop / "odd.npz", images=images, labels=labels, class_names=[str(label) for label in range(10)])
+    assert launcher.ran(1, [*MORE, "measured"]) == [0], launcher.told(1)
+    return workshop / "measured"
+
+
+def alike(run: Path, measured: Path) -> None:
+    """Line for line and number for number in every part, and the same files."""
+    same(run, measured)
+    for name in PARTS:
+        one, other = (sorted((each / name / part.OUTCOMES).read_bytes().splitlines()) for each in (run, measured))
+        assert one == other, name
+        one, other = (json.loads((each / name / part.SUMMARY).read_text()) for each in (run, measured))
+        assert one | {"seconds": 0} == other | {"seconds": 0}, name
+    clean(run, measured.name)
+
+
+def torchrun(world: int, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command by so many processes of the real torchrun, to its end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     done = subprocess.run(
-        [*command, *REQUEST, "two", "--json"],
-        cwd=workshop,
+        [*command, "-m", "holdfast", *arguments],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_torchrun(workshop: Path, cli, monkeypatch) -> None:
+    done = torchrun(2, [*REQUEST, "two", "--json"], workshop)
     same(workshop / "two", workshop / "whole")
     clean(workshop / "two")
     assert json.loads(done.stdout) == json.loads((workshop / "two" / store.SUMMARY).read_text())
@@ -176,6 +210,41 @@ def test_a_process_is_killed(victim: int, workshop: Path, launcher: Launcher, cl
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_everything_by_torchrun(world: int, workshop: Path, measured: Path) -> None:
+    done = torchrun(world, [*MORE, f"all by {world}"], workshop)
+    alike(workshop / f"all by {world}", measured)
+    told = [line.split(":")[0] for line in done.stderr.splitlines() if "left" in line]
+    assert {*PARTS} <= {*told} and len(told) == len(set(told)), done.stderr  # of all processes together, once
+    assert done.stdout.count("report:") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_is_killed_in_a_part(
+    name: str, victim: int, workshop: Path, measured: Path, launcher: Launcher, cli, monkeypatch
+) -> None:
+    """While both are at work on that part; one process goes on, or three."""
+    run, by_one = workshop / f"{name} without {victim}", workshop / f"{name} without {victim}, by one"
+    children = launcher.begin(2, [*MORE, run.name], nap=0.02)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not any(map(count, (run / name).glob(part.SHARDS))):
+        time.sleep(0.002)
+    os.kill(children[victim], signal.SIGKILL)
+    codes = launcher.ended()
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 4, launcher.told(2)
+    kept = sum(map(count, [run / name / part.OUTCOMES, *(run / name).glob(part.SHARDS)]))
+    assert 0 < kept < count(measured / name / part.OUTCOMES) and not (run / name / part.SUMMARY).exists()
+    shutil.copytree(run, by_one)
+    assert launcher.ran(3, [*MORE, run.name]) == [0, 0, 0], launcher.told(3)
+    monkeypatch.chdir(workshop)
+    assert cli(*MORE, by_one.name, "--quiet").code == 0
+    alike(run, measured)
+    alike(by_one, measured)
+
+
+@pytest.mark.slow
 def test_again_and_again(workshop: Path, launcher: Launcher) -> None:
     """Each of three processes is killed in its turn, and another number of them goes on."""
     run = workshop / "again"
@@ -220,11 +289,12 @@ def test_errors_are_told_once(workshop: Path, launcher: Launcher) -> None:
     (held / store.SUMMARY).unlink()
     (held / store.POINTS).write_bytes(b"")
     swapped = ["other_net:net" if word == "slow_net:net" else word for word in FEW]
+    foggy = ["audit", "--model", "other_net:net", "--data", "data.npz", "--corruptions", "fog"]
     for name, arguments, error, code in (
         ("of all", ["audit", "--model", "slow_net:net", "--plan", "nosuch", "--eps", "0.1"], "unknown plan", 2),
         ("of the first", [*FEW, "held"], "shorter than its records say", 2),
         ("of another", [*swapped, "swapped"], "process 1 loads another model than process 0", 2),
-        ("not shared", [*FEW, "foggy", "--corruptions", "fog"], "measured by one process", 2),
+        ("of another, in a part", [*foggy, "--out", "foggy"], "process 1 would do another run than process 0", 2),
     ):
         assert code in launcher.ran(2, arguments), name
         once(launcher.told(2), error)

@@ -22,7 +22,7 @@ from holdfast.foundation.errors import BadValue
 
 if TYPE_CHECKING:
     from holdfast.audit.config import AuditConfig
-    from holdfast.audit.corrupted.run import Watcher
+    from holdfast.audit.divided import Watcher
     from holdfast.audit.plan import Plan
     from holdfast.audit.ranks import Ranks
     from holdfast.data.source import Source
@@ -93,23 +93,19 @@ def audit(
         | guarded.given()
     )
     from holdfast.audit.ranks import together
-    from holdfast.audit.run import lend_a_hand
     from holdfast.cli.report import write_report
 
     asked = question(config) if config.adversarial else None
     ranks = together()
-    if ranks.world > 1 and (config.corruptions or config.perturbations or config.defence):
+    if ranks.world > 1 and config.defence:
         raise BadValue(
-            "corruptions, perturbations and defences are measured by one process",
-            hint="ask for them without torchrun; several processes share the audit by a plan, with --eps",
+            "a defence is measured by one process",
+            hint="ask for it without torchrun; several processes share --eps, --corruptions and --perturbations",
         )
-    progress = terminal(stderr=True)
+    progress, quiet = terminal(stderr=True), quiet or ranks.rank > 0
     model, source = load(_placed(config, ranks))
-    if ranks.rank and asked:
-        lend_a_hand(model, source, config.folder, threat=asked[0], plan=asked[1], slots=config.slots, ranks=ranks)
-        return 0
-    weather = _weather(config, model, source) if config.corruptions else None
-    films = _films(config, model, source) if config.perturbations else None
+    weather = _weather(config, model, source, ranks) if config.corruptions else None
+    films = _films(config, model, source, ranks) if config.perturbations else None
     behind = defended(config, model, source, **_origin(config)) if config.defence else None
     worst = _worst_case(config, *asked, model, source, progress, ranks, quiet=quiet) if asked else None
     under = along = guard = None
@@ -122,6 +118,8 @@ def audit(
     if films:
         with watching_conditions(progress, "perturbations", quiet=quiet) as watch:
             along = films(watch)
+    if ranks.rank:
+        return 0
     page = write_report([config.folder], config.folder / "report.html")
     found = {"worst_case": worst, "corruptions": under, "perturbations": along, "defence": guard}
     if json:
@@ -159,9 +157,13 @@ def _worst_case(
     ranks: Ranks,
     *,
     quiet: bool,
-) -> Summary:
-    from holdfast.audit.run import describe, examined, run
+) -> Summary | None:
+    """The audit by the plan; None for a process that is not the first."""
+    from holdfast.audit.run import describe, examined, lend_a_hand, run
 
+    if ranks.rank:
+        lend_a_hand(model, source, config.folder, threat=allowed, plan=chosen, slots=config.slots, ranks=ranks)
+        return None
     radii = [allowed.resized(units.parse(radius, name="curve", unit=allowed.unit)).eps for radius in config.curve]
     preflight = examined(model, source, chosen, allowed)
     if not quiet:
@@ -197,7 +199,9 @@ def _placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
     return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
 
 
-def _weather(config: AuditConfig, model: Model, source: Source) -> Callable[[Watcher | None], ConditionsSummary]:
+def _weather(
+    config: AuditConfig, model: Model, source: Source, ranks: Ranks
+) -> Callable[[Watcher | None], ConditionsSummary]:
     """What runs the model under the corruptions; everything that can be refused is refused now."""
     from holdfast.audit.corrupted.api import divided_by, evaluate_conditions
     from holdfast.audit.corrupted.run import describe_conditions
@@ -208,18 +212,22 @@ def _weather(config: AuditConfig, model: Model, source: Source) -> Callable[[Wat
     info = describe_conditions(model, source, asked, name=name, adaptation=config.adapt or "", **_origin(config))
     divisor = divided_by(config.baseline, info)
     return lambda watch: evaluate_conditions(
-        model, source, info, asked, config.folder, divisor, adapt=adapt, watch=watch
+        model, source, info, asked, config.folder, divisor, adapt=adapt, watch=watch, ranks=ranks
     )
 
 
-def _films(config: AuditConfig, model: Model, source: Source) -> Callable[[Watcher | None], SequencesSummary]:
+def _films(
+    config: AuditConfig, model: Model, source: Source, ranks: Ranks
+) -> Callable[[Watcher | None], SequencesSummary]:
     """What follows the model along the perturbations; likewise."""
     from holdfast.audit.perturbed.run import describe_sequences, divided_by, evaluate_sequences
 
     asked = sequences_of(config, source)
     info = describe_sequences(model, source, asked, name=model.name, **_origin(config))
     divisor = divided_by(config.baseline, info)
-    return lambda watch: evaluate_sequences(model, source, info, asked, config.folder, divisor, watch=watch)
+    return lambda watch: evaluate_sequences(
+        model, source, info, asked, config.folder, divisor, watch=watch, ranks=ranks
+    )
 
 
 def _origin(config: AuditConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.audit.config import AuditConfig
-    from holdfast.audit.corrupted.run import Watcher
+    from holdfast.audit.divided import Watcher
     from holdfast.data.source import Source
     from holdfast.imaging.pool import Pool
     from holdfast.models.model import Model

@@ -16,8 +16,8 @@ from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.audit.certified.pursue import GATHERED, pursued, pursuit_cost
 from holdfast.audit.certified.question import Question
-from holdfast.audit.corrupted.run import Progress, Watcher
 from holdfast.audit.defended.views import core_of
+from holdfast.audit.divided import Progress, Watcher
 from holdfast.audit.feed import tensors
 from holdfast.data.source import Source
 from holdfast.defences.certificate import certify, certify_at

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from holdfast.audit.corrupted.run import Progress
+from holdfast.audit.divided import Progress
 from holdfast.records.defended import BLACK_BOX, LARGE, Attacked
 
 

@@ -23,7 +23,6 @@ from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.square import Square
-from holdfast.audit.corrupted.run import Watcher
 from holdfast.audit.defended.effort import Effort
 from holdfast.audit.defended.outcome import adaptive_stage, gathered, levels
 from holdfast.audit.defended.progress import Clock
@@ -39,6 +38,7 @@ from holdfast.audit.defended.search import (
     standing,
 )
 from holdfast.audit.defended.views import CORE, Averaged, Cost, Entrance, Steady, core_of, cost, drawing, entrances
+from holdfast.audit.divided import Watcher
 from holdfast.audit.feed import tensors
 from holdfast.data.source import Source
 from holdfast.defences.defence import Defence
