@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from test_resume import REQUEST, count, lines, same
 from test_resume import workshop as workshop
 
-from holdfast.records import conditions, part, sequences, store
+from holdfast.records import conditions, defended, part, sequences, store
 from holdfast.records.shard import SHARD_POINTS, SHARDS
 
 FEW = [*REQUEST[: REQUEST.index("--slots")], "--slots", "3", "--out"]
@@ -25,8 +26,12 @@ MORE = [
     *("audit", "--model", "slow_net:net", "--data", "odd.npz", "--plan", "quick", "--eps", "0.012", "--slots", "3"),
     *("--corruptions", "contrast", "fog", "pixelate", "--perturbations", "all", "--out"),
 ]
-"""All that one command measures, on 37 images."""
-PARTS = (conditions.FOLDER, sequences.FOLDER)
+BEHIND = [
+    *("audit", "--model", "slow_net:net", "--data", "odd.npz", "--eps", "0.012", "--defence", "gaussian_noise"),
+    *("--steps", "2", "--restarts", "1", "--budgets", "1", "2", "--evaluations", "2", "--tries", "2", "--out"),
+]
+"""All that a command measures, on 37 images; a defence is attacked in place of the model, by a plan of its own."""
+PARTS = {conditions.FOLDER: MORE, sequences.FOLDER: MORE, defended.FOLDER: BEHIND}
 FORKING = """
 import json, os, sys
 import torch, torch.distributed
@@ -121,23 +126,25 @@ def clean(run: Path, whole: str = "whole") -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(workshop: Path, launcher: Launcher, digits) -> Path:
-    """The folder of all that one command measures, by one process."""
+def measured(workshop: Path, launcher: Launcher, digits) -> dict[str, Path]:
+    """The folder of each part, by one process."""
     images, labels = (each[:37] for each in digits)
     np.savez(workshop / "odd.npz", images=images, labels=labels, class_names=[str(label) for label in range(10)])
-    assert launcher.ran(1, [*MORE, "measured"]) == [0], launcher.told(1)
-    return workshop / "measured"
+    for command, folder in ((MORE, "measured"), (BEHIND, "behind")):
+        assert launcher.ran(1, [*command, folder]) == [0], launcher.told(1)
+    return {name: workshop / ("measured" if command is MORE else "behind") for name, command in PARTS.items()}
 
 
-def alike(run: Path, measured: Path) -> None:
+def alike(run: Path, whole: Path) -> None:
     """Line for line and number for number in every part, and the same files."""
-    same(run, measured)
-    for name in PARTS:
-        one, other = (sorted((each / name / part.OUTCOMES).read_bytes().splitlines()) for each in (run, measured))
+    if (whole / store.RECORDS).exists():
+        same(run, whole)
+    for name in (name for name in PARTS if (whole / name).exists()):
+        one, other = (sorted((each / name / part.OUTCOMES).read_bytes().splitlines()) for each in (run, whole))
         assert one == other, name
-        one, other = (json.loads((each / name / part.SUMMARY).read_text()) for each in (run, measured))
+        one, other = (json.loads((each / name / part.SUMMARY).read_text()) for each in (run, whole))
         assert one | {"seconds": 0} == other | {"seconds": 0}, name
-    clean(run, measured.name)
+    clean(run, whole.name)
 
 
 def torchrun(world: int, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -211,11 +218,14 @@ def test_a_process_is_killed(victim: int, workshop: Path, launcher: Launcher, cl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_everything_by_torchrun(world: int, workshop: Path, measured: Path) -> None:
-    done = torchrun(world, [*MORE, f"all by {world}"], workshop)
-    alike(workshop / f"all by {world}", measured)
-    told = [line.split(":")[0] for line in done.stderr.splitlines() if "left" in line]
-    assert {*PARTS} <= {*told} and len(told) == len(set(told)), done.stderr  # of all processes together, once
+@pytest.mark.parametrize("name", [conditions.FOLDER, defended.FOLDER])
+def test_everything_by_torchrun(name: str, world: int, workshop: Path, measured: dict[str, Path]) -> None:
+    run = workshop / f"{name} by {world}"
+    done = torchrun(world, [*PARTS[name], run.name], workshop)
+    alike(run, measured[name])
+    ends = re.findall(r"^(\w+): (\d+)/\2, ", done.stderr, re.MULTILINE)
+    asked = {"defence"} if name == defended.FOLDER else {conditions.FOLDER, sequences.FOLDER}
+    assert asked <= {what for what, _ in ends} and len(ends) == len(set(ends)), done.stderr  # of all together, once
     assert done.stdout.count("report:") == 1
 
 
@@ -223,11 +233,11 @@ def test_everything_by_torchrun(world: int, workshop: Path, measured: Path) -> N
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_is_killed_in_a_part(
-    name: str, victim: int, workshop: Path, measured: Path, launcher: Launcher, cli, monkeypatch
+    name: str, victim: int, workshop: Path, measured: dict[str, Path], launcher: Launcher, cli, monkeypatch
 ) -> None:
     """While both are at work on that part; one process goes on, or three."""
     run, by_one = workshop / f"{name} without {victim}", workshop / f"{name} without {victim}, by one"
-    children = launcher.begin(2, [*MORE, run.name], nap=0.02)
+    children = launcher.begin(2, [*PARTS[name], run.name], nap=0.02)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not any(map(count, (run / name).glob(part.SHARDS))):
         time.sleep(0.002)
@@ -235,13 +245,13 @@ def test_a_process_is_killed_in_a_part(
     codes = launcher.ended()
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 4, launcher.told(2)
     kept = sum(map(count, [run / name / part.OUTCOMES, *(run / name).glob(part.SHARDS)]))
-    assert 0 < kept < count(measured / name / part.OUTCOMES) and not (run / name / part.SUMMARY).exists()
+    assert 0 < kept < count(measured[name] / name / part.OUTCOMES) and not (run / name / part.SUMMARY).exists()
     shutil.copytree(run, by_one)
-    assert launcher.ran(3, [*MORE, run.name]) == [0, 0, 0], launcher.told(3)
+    assert launcher.ran(3, [*PARTS[name], run.name]) == [0, 0, 0], launcher.told(3)
     monkeypatch.chdir(workshop)
-    assert cli(*MORE, by_one.name, "--quiet").code == 0
-    alike(run, measured)
-    alike(by_one, measured)
+    assert cli(*PARTS[name], by_one.name, "--quiet").code == 0
+    alike(run, measured[name])
+    alike(by_one, measured[name])
 
 
 @pytest.mark.slow

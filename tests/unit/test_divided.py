@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,18 @@ from ranks_fixture import Thread, at_once
 from torch import Tensor, nn
 
 from holdfast.audit.corrupted import api, run
+from holdfast.audit.defended import api as guard
+from holdfast.audit.defended import run as behind
+from holdfast.audit.defended.effort import Effort
 from holdfast.audit.divided import PIECE, TAIL, pieces
 from holdfast.audit.perturbed import run as along
 from holdfast.audit.ranks import Alone
 from holdfast.data.arrays import from_pair
+from holdfast.defences.gaussian_noise import GaussianNoise
 from holdfast.foundation.errors import Incomplete, PlanMismatch, StorageError
 from holdfast.models.load import load
 from holdfast.records.part import OUTCOMES, SHARDS
+from holdfast.threats.linf import Linf
 
 N = 41
 Evaluate = Callable[..., object]
@@ -74,13 +80,32 @@ def perturbations(data, folder: Path, *, ranks=None, watch=None, model: nn.Modul
     return along.evaluate_sequences(loaded, source, info, asked, folder, along.Divisor(), watch=watch, ranks=ranks)
 
 
-PARTS = [(corruptions, "corruptions"), (adapted, "corruptions"), (perturbations, "perturbations")]
+def defence(data, folder: Path, *, ranks=None, watch=None, model: nn.Module | None = None):
+    """The audit of a defence that draws, 4 images a chunk."""
+    images, labels = data
+    source, loaded = from_pair(images[:11, :, ::8, ::8], labels[:11]), load(model or Levels(), shape=(1, 4, 4))
+    effort = Effort(steps=1, restarts=1, budgets=(1, 2), evaluations=2, tries=2, held_out=2)
+    subject = behind.Subject(loaded, source, GaussianNoise(0.1, num_draws=1), Linf(0.02), effort)
+    info = guard.describe_defended(subject, seed=0, name="levels").model_copy(update={"chunk": 4})
+    return guard.evaluate_defended(subject, info, folder, watch=watch, ranks=ranks)
+
+
+PARTS = [
+    pytest.param(corruptions, "corruptions", id="corruptions"),
+    pytest.param(adapted, "corruptions", id="adapted"),
+    pytest.param(perturbations, "perturbations", id="perturbations"),
+    pytest.param(defence, "defended", id="defence"),
+]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch) -> None:
     monkeypatch.setattr(run, "PIXELS", 1)
     monkeypatch.setattr(along, "_PIXELS", 31 * 32 * 32 * 9)
+    monkeypatch.setattr(behind, "QUERIES", 5)
+    monkeypatch.setattr(behind, "ENOUGH", 2)
+    # Tracing a net patches torch for all threads.
+    monkeypatch.setattr(behind, "search_copy", lambda module, sample: SimpleNamespace(module=module))
 
 
 def files(folder: Path) -> set[str]:
@@ -88,13 +113,15 @@ def files(folder: Path) -> set[str]:
 
 
 def same(folder: Path, whole: Path, part: str) -> None:
-    """Every line once, the same as those of one process, and no other file."""
+    """Every line once, the same as those of one process, the same points, and no other file."""
     mine, its = ((each / part / OUTCOMES).read_bytes().splitlines() for each in (folder, whole))
     assert sorted(mine) == sorted(its) and len(set(mine)) == len(mine)
     assert files(folder) == files(whole)
+    for path in (whole / part).glob("points/*"):
+        assert (folder / path.relative_to(whole)).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize(("evaluate", "part"), PARTS, ids=["corruptions", "adapted", "perturbations"])
+@pytest.mark.parametrize(("evaluate", "part"), PARTS)
 def test_by_one_two_and_three(evaluate: Evaluate, part: str, data, tmp_path: Path) -> None:
     whole = evaluate(data, tmp_path / "whole")
     for world in (1, 2, 3):
@@ -112,7 +139,7 @@ def test_by_one_two_and_three(evaluate: Evaluate, part: str, data, tmp_path: Pat
         assert at_once(world, work) == found  # a finished run is only read
 
 
-@pytest.mark.parametrize(("evaluate", "part"), PARTS, ids=["corruptions", "adapted", "perturbations"])
+@pytest.mark.parametrize(("evaluate", "part"), PARTS)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_dies_and_others_go_on(evaluate: Evaluate, part: str, victim: int, data, tmp_path: Path) -> None:
     """What it wrote is kept, and what the other one wrote; one process goes on, or three."""

@@ -97,16 +97,11 @@ def audit(
 
     asked = question(config) if config.adversarial else None
     ranks = together()
-    if ranks.world > 1 and config.defence:
-        raise BadValue(
-            "a defence is measured by one process",
-            hint="ask for it without torchrun; several processes share --eps, --corruptions and --perturbations",
-        )
     progress, quiet = terminal(stderr=True), quiet or ranks.rank > 0
     model, source = load(_placed(config, ranks))
     weather = _weather(config, model, source, ranks) if config.corruptions else None
     films = _films(config, model, source, ranks) if config.perturbations else None
-    behind = defended(config, model, source, **_origin(config)) if config.defence else None
+    behind = defended(config, model, source, ranks, **_origin(config)) if config.defence else None
     worst = _worst_case(config, *asked, model, source, progress, ranks, quiet=quiet) if asked else None
     under = along = guard = None
     if behind:
