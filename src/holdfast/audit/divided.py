@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from holdfast.audit.ranks import Ranks
+from holdfast.audit.ranks import Ranks, in_turn
 from holdfast.records.lines import Line
 from holdfast.records.part import Part
 
@@ -37,12 +37,8 @@ Watcher = Callable[[Progress], None]
 @contextmanager
 def opened(opens: Callable[[int], Part[Line]], ranks: Ranks) -> Iterator[Part[Line]]:
     """What ``opens`` opens for a process of this rank: the first one's, then the others', of what was written before."""
-    if ranks.rank:
-        ranks.gather("made")
-    part = opens(ranks.rank)
+    part = in_turn(ranks, lambda: opens(ranks.rank))
     try:
-        if not ranks.rank:
-            ranks.gather("made")
         ranks.gather("read")  # nothing is appended before all have read what there is
         yield part
     finally:

@@ -115,6 +115,16 @@ def by_first(ranks: Ranks, make: Callable[[], Made]) -> Made:
     return ranks.gather(None if ranks.rank else make())[0]
 
 
+def in_turn(ranks: Ranks, make: Callable[[], Made]) -> Made:
+    """What each process makes for itself, the first before the others."""
+    if ranks.rank:
+        ranks.gather(None)
+    made = make()
+    if not ranks.rank:
+        ranks.gather(None)
+    return made
+
+
 def taken(pieces: Sequence[Taken], ranks: Ranks, name: str) -> Iterator[Taken]:
     """Those of ``pieces`` that no other process takes: the next one goes to who asks first.
 
