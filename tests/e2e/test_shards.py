@@ -254,6 +254,39 @@ def test_a_process_is_killed_in_a_part(
     alike(by_one, measured[name])
 
 
+def answers(folder: Path) -> dict[str, object]:
+    """What an explanation found: every file but the page and who asked when, and of answers all but the seconds."""
+    left = {
+        path.relative_to(folder): path for path in folder.rglob("*.*") if path.parent != folder or "cases" in path.name
+    }
+    return {
+        str(name): {**json.loads(path.read_text()), "seconds": 0} if name.name == "answer.json" else path.read_bytes()
+        for name, path in left.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_questions_are_shared(victim: int, workshop: Path, measured: dict[str, Path], launcher: Launcher) -> None:
+    """One of two processes is killed while they ask; another one goes on, or three."""
+    command = ["explain", *MORE[1:5], "--eps", "0.012", "--limit", "7", "--set", "restarts.num=3"]
+    command += ["--probe", "gradients", "frequencies", "restarts", "--out"]
+    whole, run, by_one = (workshop / f"explained {name} {victim}" for name in ("whole", "without", "by one without"))
+    assert launcher.ran(1, [*command, whole.name]) == [0], launcher.told(1)
+    children = launcher.begin(2, [*command, run.name], nap=0.001)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not [*run.glob("*/answer.json")]:
+        time.sleep(0.01)
+    os.kill(children[victim], signal.SIGKILL)
+    assert launcher.ended()[victim] == -signal.SIGKILL
+    assert 0 < len([*run.glob("*/answer.json")]) <= 3 and not (run / "report.html").exists()
+    shutil.copytree(run, by_one)
+    assert launcher.ran(3, [*command, run.name]) == [0, 0, 0], launcher.told(3)
+    assert [bool(told) for told in launcher.told(3)] == [True, False, False]
+    assert launcher.ran(1, [*command, by_one.name]) == [0], launcher.told(1)
+    assert answers(run) == answers(by_one) == answers(whole)
+
+
 @pytest.mark.slow
 def test_again_and_again(workshop: Path, launcher: Launcher) -> None:
     """Each of three processes is killed in its turn, and another number of them goes on."""
@@ -304,6 +337,8 @@ def test_errors_are_told_once(workshop: Path, launcher: Launcher) -> None:
         ("of all", ["audit", "--model", "slow_net:net", "--plan", "nosuch", "--eps", "0.1"], "unknown plan", 2),
         ("of the first", [*FEW, "held"], "shorter than its records say", 2),
         ("of another", [*swapped, "swapped"], "process 1 loads another model than process 0", 2),
+        ("not shared", ["detect", *MORE[1:5], "--eps", "0.1"], "holdfast detect is the work of one process", 2),
+        ("nor this", ["certify", *MORE[1:5], "--sigma", "0.1"], "holdfast certify is the work of one process", 2),
         ("of another, in a part", [*foggy, "--out", "foggy"], "process 1 would do another run than process 0", 2),
     ):
         assert code in launcher.ran(2, arguments), name

@@ -55,9 +55,9 @@ def pieces(chunks: Sequence[Sequence[Item]], ranks: Ranks) -> list[Sequence[Item
 
     A chunk's items share something that whoever takes them has to make first, such as its decoded images.
     """
-    cut = max(0, len(chunks) - TAIL * ranks.world)
-    small = [chunk[start : start + PIECE] for chunk in chunks[cut:] for start in range(0, len(chunk), PIECE)]
-    return [*(chunk for chunk in chunks[:cut] if chunk), *small]
+    left = [chunk for chunk in chunks if chunk]
+    cut = max(0, len(left) - TAIL * ranks.world)
+    return [*left[:cut], *(chunk[at : at + PIECE] for chunk in left[cut:] for at in range(0, len(chunk), PIECE))]
 
 
 class Tally:

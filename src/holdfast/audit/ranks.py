@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from holdfast.foundation.errors import Incomplete
+from holdfast.foundation.errors import BadValue, Incomplete
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +96,12 @@ def together() -> Ranks:
 def launched() -> bool:
     """Whether torchrun started this process beside others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def alone(what: str) -> None:
+    """Refuses to do that as one of several processes. Raises BadValue."""
+    if launched():
+        raise BadValue(f"{what} is the work of one process", hint="start it without torchrun")
 
 
 def first_to_tell() -> bool:

@@ -85,10 +85,12 @@ def certify(
     from holdfast.audit.certified.question import Pursuit, Question
     from holdfast.audit.certified.run import at_most
     from holdfast.audit.config import DEFENDED
+    from holdfast.audit.ranks import alone
     from holdfast.records.files import storing, write_atomic
     from holdfast.report.certified import as_csv, figure
     from holdfast.report.charts import save_png, svg
 
+    alone("holdfast certify")
     effort = {"steps": steps, "restarts": restarts, "draws": draws, "predict": predict}
     given = {name: value for name, value in effort.items() if value is not None}
     if given and not attack:
