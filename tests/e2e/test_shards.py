@@ -17,7 +17,7 @@ import pytest
 from test_resume import REQUEST, count, lines, same
 from test_resume import workshop as workshop
 
-from holdfast.records import conditions, defended, part, sequences, store
+from holdfast.records import certified, conditions, defended, part, sequences, store
 from holdfast.records.shard import SHARD_POINTS, SHARDS
 
 FEW = [*REQUEST[: REQUEST.index("--slots")], "--slots", "3", "--out"]
@@ -288,6 +288,21 @@ def test_questions_are_shared(victim: int, workshop: Path, measured: dict[str, P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_certificates(world: int, workshop: Path, measured: dict[str, Path], launcher: Launcher) -> None:
+    command = ["certify", *MORE[1:5], "--sigma", "0.1", "--select", "20", "--estimate", "5000", "--radii", "0.1"]
+    command += ["--steps", "2", "--draws", "2", "--predict", "20", "--early-stop", "--out"]
+    whole, run = (workshop / f"certified by {count} of {world}" for count in (1, world))
+    assert launcher.ran(1, [*command, whole.name]) == [0], launcher.told(1)
+    assert launcher.ran(world, [*command, run.name]) == [0] * world, launcher.told(world)
+    assert [bool(told) for told in launcher.told(world)] == [True] + [False] * (world - 1)
+    for name in (certified.CERTIFICATES, certified.ATTACKS):
+        one, other = (sorted((each / name / part.OUTCOMES).read_bytes().splitlines()) for each in (run, whole))
+        assert one == other and len(one) == 37
+    clean(run, whole.name)
+
+
+@pytest.mark.slow
 def test_again_and_again(workshop: Path, launcher: Launcher) -> None:
     """Each of three processes is killed in its turn, and another number of them goes on."""
     run = workshop / "again"
@@ -338,7 +353,6 @@ def test_errors_are_told_once(workshop: Path, launcher: Launcher) -> None:
         ("of the first", [*FEW, "held"], "shorter than its records say", 2),
         ("of another", [*swapped, "swapped"], "process 1 loads another model than process 0", 2),
         ("not shared", ["detect", *MORE[1:5], "--eps", "0.1"], "holdfast detect is the work of one process", 2),
-        ("nor this", ["certify", *MORE[1:5], "--sigma", "0.1"], "holdfast certify is the work of one process", 2),
         ("of another, in a part", [*foggy, "--out", "foggy"], "process 1 would do another run than process 0", 2),
     ):
         assert code in launcher.ran(2, arguments), name

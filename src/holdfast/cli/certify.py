@@ -85,12 +85,11 @@ def certify(
     from holdfast.audit.certified.question import Pursuit, Question
     from holdfast.audit.certified.run import at_most
     from holdfast.audit.config import DEFENDED
-    from holdfast.audit.ranks import alone
+    from holdfast.audit.ranks import together
     from holdfast.records.files import storing, write_atomic
     from holdfast.report.certified import as_csv, figure
     from holdfast.report.charts import save_png, svg
 
-    alone("holdfast certify")
     effort = {"steps": steps, "restarts": restarts, "draws": draws, "predict": predict}
     given = {name: value for name, value in effort.items() if value is not None}
     if given and not attack:
@@ -101,7 +100,8 @@ def certify(
     question = Question(sigma, select, estimate, alpha, tuple(radii or ()), early_stop, pursuit, config.seed)
     model, source = load(config)
     info = describe_certified(model, source, question, command=shlex.join(["holdfast", *sys.argv[1:]]))
-    folder, progress = out or _folder(config, sigma), terminal(stderr=True)
+    ranks, folder, progress = together(), out or _folder(config, sigma), terminal(stderr=True)
+    quiet = quiet or ranks.rank > 0
     if not quiet:
         forwards, gradients = at_most(question, len(source))
         progress.print(
@@ -110,7 +110,9 @@ def certify(
             markup=False,
         )
     with watching_conditions(progress, "images", quiet=quiet) as watch:
-        found = evaluate_certified(model, source, question, info, folder, watch=watch)
+        found = evaluate_certified(model, source, question, info, folder, watch=watch, ranks=ranks)
+    if ranks.rank:
+        return 0
     with storing(folder):
         chart = figure(found)
         write_atomic(folder / "table.csv", [as_csv(found)])
