@@ -290,8 +290,8 @@ def test_questions_are_shared(victim: int, workshop: Path, measured: dict[str, P
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_certificates(world: int, workshop: Path, measured: dict[str, Path], launcher: Launcher) -> None:
-    command = ["certify", *MORE[1:5], "--sigma", "0.1", "--select", "20", "--estimate", "5000", "--radii", "0.1"]
-    command += ["--steps", "2", "--draws", "2", "--predict", "20", "--early-stop", "--out"]
+    command = ["certify", *MORE[1:5], "--sigma", "0.1", "--select", "5", "--estimate", "50", "--radii", "0.1"]
+    command += ["--steps", "1", "--draws", "1", "--predict", "5", "--out"]
     whole, run = (workshop / f"certified by {count} of {world}" for count in (1, world))
     assert launcher.ran(1, [*command, whole.name]) == [0], launcher.told(1)
     assert launcher.ran(world, [*command, run.name]) == [0] * world, launcher.told(world)

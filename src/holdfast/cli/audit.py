@@ -14,7 +14,7 @@ from rich.console import Console
 from holdfast.cli.corruptions import Natural, adaptation, asked_of, sequences_of
 from holdfast.cli.defences import Defended, defended, show_defended
 from holdfast.cli.show import show_conditions, show_findings, show_sequences, show_summary
-from holdfast.cli.subject import Subject, load, question
+from holdfast.cli.subject import Subject, load, placed, question
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import watching, watching_conditions
 from holdfast.foundation import units
@@ -98,7 +98,7 @@ def audit(
     asked = question(config) if config.adversarial else None
     ranks = together()
     progress, quiet = terminal(stderr=True), quiet or ranks.rank > 0
-    model, source = load(_placed(config, ranks))
+    model, source = load(placed(config, ranks))
     weather = _weather(config, model, source, ranks) if config.corruptions else None
     films = _films(config, model, source, ranks) if config.perturbations else None
     behind = defended(config, model, source, ranks, **_origin(config)) if config.defence else None
@@ -186,12 +186,6 @@ def _worst_case(
             watch=watch,
             ranks=ranks,
         )
-
-
-def _placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
-    """The same, with a GPU for each process of a host where they share an audit by ``cuda``."""
-    shared = ranks.world > 1 and config.device == "cuda"
-    return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
 
 
 def _weather(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast.cli.show import show_findings
-from holdfast.cli.subject import Subject, load
+from holdfast.cli.subject import Subject, load, placed
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock, watching_conditions
 from holdfast.foundation.errors import BadValue, Unbelievable
@@ -98,9 +98,10 @@ def certify(
     config = config if config.limit is not None else config.model_copy(update={"limit": DEFENDED})
     pursuit = Pursuit(**given) if attack else None
     question = Question(sigma, select, estimate, alpha, tuple(radii or ()), early_stop, pursuit, config.seed)
-    model, source = load(config)
+    ranks = together()
+    model, source = load(placed(config, ranks))
     info = describe_certified(model, source, question, command=shlex.join(["holdfast", *sys.argv[1:]]))
-    ranks, folder, progress = together(), out or _folder(config, sigma), terminal(stderr=True)
+    folder, progress = out or _folder(config, sigma), terminal(stderr=True)
     quiet = quiet or ranks.rank > 0
     if not quiet:
         forwards, gradients = at_most(question, len(source))

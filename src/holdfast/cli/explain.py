@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from holdfast.cli.subject import Subject, allowed, load, train_part
+from holdfast.cli.subject import Subject, allowed, load, placed, train_part
 from holdfast.cli.terminal import show_whole, terminal, width
 from holdfast.cli.watch import clock, watching_counts
 from holdfast.foundation.errors import Unbelievable
@@ -94,12 +94,13 @@ def explain(
     config = subject.configured({"threat": threat, "eps": eps, "limit": LIMIT})
     seconds = None if budget is None else units.seconds(budget)
     probes = configured(probe, set or [])
-    within = allowed(config)
+    within, ranks = allowed(config), together()
+    config = placed(config, ranks)
     model, source = load(config)
     learned = _known(train or config.data, known, config.seed, source)
     nets = [Net("model", model), *_twins(against or [], config, source)]
-    ranks, progress = together(), terminal(stderr=True)
-    progress.quiet = ranks.rank > 0
+    progress = terminal(stderr=True)
+    progress.quiet = ranks.rank > 0  # the first process speaks for all
     if train_twin:
         nets.append(in_turn(ranks, lambda: _trained(config, train or config.data, within, out, progress, quiet=quiet)))
     case = Case(controlled(nets, seed=config.seed), source, within, learned, config.seed)
