@@ -291,7 +291,7 @@ def test_questions_are_shared(victim: int, workshop: Path, measured: dict[str, P
 @pytest.mark.parametrize("world", [2, 3])
 def test_certificates(world: int, workshop: Path, measured: dict[str, Path], launcher: Launcher) -> None:
     command = ["certify", *MORE[1:5], "--sigma", "0.1", "--select", "5", "--estimate", "50", "--radii", "0.1"]
-    command += ["--steps", "1", "--draws", "1", "--predict", "5", "--out"]
+    command += ["--steps", "1", "--draws", "1", "--predict", "20", "--out"]
     whole, run = (workshop / f"certified by {count} of {world}" for count in (1, world))
     assert launcher.ran(1, [*command, whole.name]) == [0], launcher.told(1)
     assert launcher.ran(world, [*command, run.name]) == [0] * world, launcher.told(world)
