@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,15 +12,26 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_resume import REQUEST, count, lines, same
 from test_resume import workshop as workshop
 
-from holdfast.records import store
+from holdfast.records import certified, conditions, defended, part, sequences, store
 from holdfast.records.shard import SHARD_POINTS, SHARDS
 
 FEW = [*REQUEST[: REQUEST.index("--slots")], "--slots", "3", "--out"]
 """Of 24 samples, 6 or 9 have their process from the start, and the others go to who asks first."""
+MORE = [
+    *("audit", "--model", "slow_net:net", "--data", "odd.npz", "--plan", "quick", "--eps", "0.012", "--slots", "3"),
+    *("--corruptions", "contrast", "fog", "pixelate", "--perturbations", "all", "--out"),
+]
+BEHIND = [
+    *("audit", "--model", "slow_net:net", "--data", "odd.npz", "--eps", "0.012", "--defence", "gaussian_noise"),
+    *("--steps", "2", "--restarts", "1", "--budgets", "1", "2", "--evaluations", "2", "--tries", "2", "--out"),
+]
+"""All that a command measures, on 37 images; a defence is attacked in place of the model, by a plan of its own."""
+PARTS = {conditions.FOLDER: MORE, sequences.FOLDER: MORE, defended.FOLDER: BEHIND}
 FORKING = """
 import json, os, sys
 import torch, torch.distributed
@@ -108,22 +120,51 @@ def launcher(workshop: Path):
     made.process.communicate()
 
 
-def clean(run: Path) -> None:
+def clean(run: Path, whole: str = "whole") -> None:
     """Nothing is left that a run of one process would not have left."""
-    assert {path.name for path in run.iterdir()} == {path.name for path in (run.parent / "whole").iterdir()}
+    found = ({str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (run, run.parent / whole))
+    assert next(found) == next(found)
 
 
-def test_torchrun(workshop: Path, cli, monkeypatch) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "holdfast"]
+@pytest.fixture(scope="module")
+def measured(workshop: Path, launcher: Launcher, digits) -> dict[str, Path]:
+    """The folder of each part, by one process."""
+    images, labels = (each[:37] for each in digits)
+    np.savez(workshop / "odd.npz", images=images, labels=labels, class_names=[str(label) for label in range(10)])
+    for command, folder in ((MORE, "measured"), (BEHIND, "behind")):
+        assert launcher.ran(1, [*command, folder]) == [0], launcher.told(1)
+    return {name: workshop / ("measured" if command is MORE else "behind") for name, command in PARTS.items()}
+
+
+def alike(run: Path, whole: Path) -> None:
+    """Line for line and number for number in every part, and the same files."""
+    if (whole / store.RECORDS).exists():
+        same(run, whole)
+    for name in (name for name in PARTS if (whole / name).exists()):
+        one, other = (sorted((each / name / part.OUTCOMES).read_bytes().splitlines()) for each in (run, whole))
+        assert one == other, name
+        one, other = (json.loads((each / name / part.SUMMARY).read_text()) for each in (run, whole))
+        assert one | {"seconds": 0} == other | {"seconds": 0}, name
+    clean(run, whole.name)
+
+
+def torchrun(world: int, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command by so many processes of the real torchrun, to its end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     done = subprocess.run(
-        [*command, *REQUEST, "two", "--json"],
-        cwd=workshop,
+        [*command, "-m", "holdfast", *arguments],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_torchrun(workshop: Path, cli, monkeypatch) -> None:
+    done = torchrun(2, [*REQUEST, "two", "--json"], workshop)
     same(workshop / "two", workshop / "whole")
     clean(workshop / "two")
     assert json.loads(done.stdout) == json.loads((workshop / "two" / store.SUMMARY).read_text())
@@ -177,6 +218,92 @@ def test_a_process_is_killed(victim: int, workshop: Path, launcher: Launcher, cl
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("name", [conditions.FOLDER, defended.FOLDER])
+def test_everything_by_torchrun(name: str, world: int, workshop: Path, measured: dict[str, Path]) -> None:
+    run = workshop / f"{name} by {world}"
+    done = torchrun(world, [*PARTS[name], run.name], workshop)
+    alike(run, measured[name])
+    ends = re.findall(r"^(\w+): (\d+)/\2, ", done.stderr, re.MULTILINE)
+    asked = {"defence"} if name == defended.FOLDER else {conditions.FOLDER, sequences.FOLDER}
+    assert asked <= {what for what, _ in ends} and len(ends) == len(set(ends)), done.stderr  # of all together, once
+    assert done.stdout.count("report:") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_is_killed_in_a_part(
+    name: str, victim: int, workshop: Path, measured: dict[str, Path], launcher: Launcher, cli, monkeypatch
+) -> None:
+    """While both are at work on that part; one process goes on, or three."""
+    run, by_one = workshop / f"{name} without {victim}", workshop / f"{name} without {victim}, by one"
+    children = launcher.begin(2, [*PARTS[name], run.name], nap=0.02)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not any(map(count, (run / name).glob(part.SHARDS))):
+        time.sleep(0.002)
+    os.kill(children[victim], signal.SIGKILL)
+    codes = launcher.ended()
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 4, launcher.told(2)
+    kept = sum(map(count, [run / name / part.OUTCOMES, *(run / name).glob(part.SHARDS)]))
+    assert 0 < kept < count(measured[name] / name / part.OUTCOMES) and not (run / name / part.SUMMARY).exists()
+    shutil.copytree(run, by_one)
+    assert launcher.ran(3, [*PARTS[name], run.name]) == [0, 0, 0], launcher.told(3)
+    monkeypatch.chdir(workshop)
+    assert cli(*PARTS[name], by_one.name, "--quiet").code == 0
+    alike(run, measured[name])
+    alike(by_one, measured[name])
+
+
+def answers(folder: Path) -> dict[str, object]:
+    """What an explanation found: every file but the page and who asked when, and of answers all but the seconds."""
+    left = {
+        path.relative_to(folder): path for path in folder.rglob("*.*") if path.parent != folder or "cases" in path.name
+    }
+    return {
+        str(name): {**json.loads(path.read_text()), "seconds": 0} if name.name == "answer.json" else path.read_bytes()
+        for name, path in left.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_questions_are_shared(victim: int, workshop: Path, measured: dict[str, Path], launcher: Launcher) -> None:
+    """One of two processes is killed while they ask; another one goes on, or three."""
+    command = ["explain", *MORE[1:5], "--eps", "0.012", "--limit", "7", "--set", "restarts.num=3"]
+    command += ["--probe", "gradients", "frequencies", "restarts", "--out"]
+    whole, run, by_one = (workshop / f"explained {name} {victim}" for name in ("whole", "without", "by one without"))
+    assert launcher.ran(1, [*command, whole.name]) == [0], launcher.told(1)
+    children = launcher.begin(2, [*command, run.name], nap=0.001)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not [*run.glob("*/answer.json")]:
+        time.sleep(0.01)
+    os.kill(children[victim], signal.SIGKILL)
+    assert launcher.ended()[victim] == -signal.SIGKILL
+    assert 0 < len([*run.glob("*/answer.json")]) <= 3 and not (run / "report.html").exists()
+    shutil.copytree(run, by_one)
+    assert launcher.ran(3, [*command, run.name]) == [0, 0, 0], launcher.told(3)
+    assert [bool(told) for told in launcher.told(3)] == [True, False, False]
+    assert launcher.ran(1, [*command, by_one.name]) == [0], launcher.told(1)
+    assert answers(run) == answers(by_one) == answers(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_certificates(world: int, workshop: Path, measured: dict[str, Path], launcher: Launcher) -> None:
+    command = ["certify", *MORE[1:5], "--sigma", "0.1", "--select", "5", "--estimate", "50", "--radii", "0.1"]
+    command += ["--steps", "1", "--draws", "1", "--predict", "20", "--out"]
+    whole, run = (workshop / f"certified by {count} of {world}" for count in (1, world))
+    assert launcher.ran(1, [*command, whole.name]) == [0], launcher.told(1)
+    assert launcher.ran(world, [*command, run.name]) == [0] * world, launcher.told(world)
+    assert [bool(told) for told in launcher.told(world)] == [True] + [False] * (world - 1)
+    for name in (certified.CERTIFICATES, certified.ATTACKS):
+        one, other = (sorted((each / name / part.OUTCOMES).read_bytes().splitlines()) for each in (run, whole))
+        assert one == other and len(one) == 37
+    clean(run, whole.name)
+
+
+@pytest.mark.slow
 def test_again_and_again(workshop: Path, launcher: Launcher) -> None:
     """Each of three processes is killed in its turn, and another number of them goes on."""
     run = workshop / "again"
@@ -221,11 +348,13 @@ def test_errors_are_told_once(workshop: Path, launcher: Launcher) -> None:
     (held / store.SUMMARY).unlink()
     (held / store.POINTS).write_bytes(b"")
     swapped = ["other_net:net" if word == "slow_net:net" else word for word in FEW]
+    foggy = ["audit", "--model", "other_net:net", "--data", "data.npz", "--corruptions", "fog"]
     for name, arguments, error, code in (
         ("of all", ["audit", "--model", "slow_net:net", "--plan", "nosuch", "--eps", "0.1"], "unknown plan", 2),
         ("of the first", [*FEW, "held"], "shorter than its records say", 2),
         ("of another", [*swapped, "swapped"], "process 1 loads another model than process 0", 2),
-        ("not shared", [*FEW, "foggy", "--corruptions", "fog"], "measured by one process", 2),
+        ("not shared", ["detect", *MORE[1:5], "--eps", "0.1"], "holdfast detect is the work of one process", 2),
+        ("of another, in a part", [*foggy, "--out", "foggy"], "process 1 would do another run than process 0", 2),
     ):
         assert code in launcher.ran(2, arguments), name
         once(launcher.told(2), error)

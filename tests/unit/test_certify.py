@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ranks_fixture import Thread, at_once
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from holdfast.audit.certified import pursue, run
-from holdfast.audit.certified.api import SmoothingAudit, audit_smoothing
+from holdfast.audit.certified.api import SmoothingAudit, audit_smoothing, describe_certified, evaluate_certified
 from holdfast.audit.certified.conclude import certified_right, contradictions, holds
 from holdfast.audit.certified.question import Pursuit, Question, fewest, grid
 from holdfast.audit.certified.run import at_most
+from holdfast.data.arrays import from_pair
 from holdfast.defences.certificate import ABSTAINS, radius_of
-from holdfast.foundation.errors import BadModel, BadValue, HoldfastError, PlanMismatch
+from holdfast.foundation.errors import BadModel, BadValue, HoldfastError, Incomplete, PlanMismatch
+from holdfast.models.load import load
 from holdfast.records.certified import (
     ATTACKS,
     CERTIFICATES,
@@ -28,7 +32,7 @@ from holdfast.records.certified import (
     read_attacked,
     read_certify_summary,
 )
-from holdfast.records.part import OUTCOMES
+from holdfast.records.part import OUTCOMES, SHARDS
 from holdfast.report.certified import CERTIFIED, UNKNOWN, as_csv, figure
 
 SIGMA, RADII = 0.15, (0.0, 0.1, 0.2, 0.3)
@@ -141,6 +145,43 @@ def test_a_stopped_run_goes_on_to_the_same_lines(linear: SmoothingAudit, tmp_pat
     assert parts.summary.model_dump(exclude=same) == whole.summary.model_dump(exclude=same)
     # and other batches than those of the fixture gave the same answers
     assert whole.summary.curve == linear.summary.curve and whole.certificates == linear.certificates
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_images(world: int, linear: SmoothingAudit, tmp_path: Path, monkeypatch) -> None:
+    """One of them dies, and all of them go on."""
+    monkeypatch.setattr(run, "TOGETHER", 3)
+    monkeypatch.setattr(run, "GATHERED", 3)
+    whole = certified(out=tmp_path / "whole")
+    asked = Question(SIGMA, estimate=2000, radii=RADII, attack=Pursuit(**EFFORT))
+    source, dead = from_pair(*data()), threading.Event()
+
+    def work(ranks: Thread, watch=None) -> CertifySummary:
+        model = load(Linear(), shape=(1, 4, 4))
+        info = describe_certified(model, source, asked)
+        return evaluate_certified(model, source, asked, info, tmp_path / "shared", watch=watch, ranks=ranks)
+
+    def dying(ranks: Thread) -> CertifySummary:
+        def watch(progress) -> None:
+            if ranks.rank == 1:
+                dead.set()
+                raise KeyError("it dies")
+            assert dead.wait(60)
+
+        return work(ranks, watch)
+
+    died = at_once(world, dying)
+    assert isinstance(died[1], KeyError) and isinstance(died[0], Incomplete), died
+    assert [*(tmp_path / "shared").glob(f"*/{SHARDS}")]
+    steps = []
+    found = at_once(world, lambda ranks: work(ranks, None if ranks.rank else steps.append))
+    assert found == [found[0]] * world and steps[-1].done == steps[-1].total == 2 * len(LABELS)
+    for part in (CERTIFICATES, ATTACKS):
+        one, other = (sorted(lines(tmp_path / name, part).splitlines()) for name in ("shared", "whole"))
+        assert one == other
+        assert {each.name for each in (tmp_path / "shared" / part).iterdir()} == {"run.json", OUTCOMES}
+    same = {"asked", "seconds"}
+    assert found[0].model_dump(exclude=same) == whole.summary.model_dump(exclude=same)
 
 
 def test_any_batch_attacks_alike() -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.audit.corrupted.conclude import Baseline
-from holdfast.audit.corrupted.run import Progress, asked
+from holdfast.audit.corrupted.run import asked
 from holdfast.audit.corrupted.write import write_set
+from holdfast.audit.divided import Progress
 from holdfast.data.arrays import from_pair
 from holdfast.data.frost import frost_photographs
 from holdfast.data.released import open_released

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast.audit.corrupted.run import Progress
 from holdfast.audit.defended.views import Tally
 from holdfast.audit.detected import run
 from holdfast.audit.detected.api import DetectorAudit, audit_detectors
@@ -20,6 +19,7 @@ from holdfast.audit.detected.conclude import concluded, told
 from holdfast.audit.detected.images import divided
 from holdfast.audit.detected.options import built, suited
 from holdfast.audit.detected.views import Real, counted
+from holdfast.audit.divided import Progress
 from holdfast.data.load import load
 from holdfast.data.source import Subset
 from holdfast.detectors.energy import Energy

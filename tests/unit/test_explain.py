@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from ranks_fixture import Thread, at_once
 from torch import nn
 
 from holdfast.data.arrays import from_pair
@@ -25,8 +27,8 @@ from holdfast.explain.controls import untrained
 from holdfast.explain.found import Distance, Figure, Found, Right, Table
 from holdfast.explain.probe import Effort, Probe, Step
 from holdfast.explain.questions.restarts import Restarts
-from holdfast.explain.run import Speed, planned, run
-from holdfast.foundation import units
+from holdfast.explain.run import Speed, ask, explained, planned, run
+from holdfast.foundation import registry, units
 from holdfast.foundation.errors import BadData, BadValue, PlanMismatch, UnknownName
 from holdfast.foundation.stats import Interval
 from holdfast.models.load import load
@@ -99,8 +101,6 @@ asked: list[int] = []
 
 @pytest.fixture
 def counting(monkeypatch):
-    from holdfast.foundation import registry
-
     asked.clear()
     real = registry.load
     monkeypatch.setattr(registry, "load", lambda kind, name: Counting if name == "counting" else real(kind, name))
@@ -132,6 +132,44 @@ def test_answers_are_kept_and_asked_for_once(tmp_path, counting):
         run(case(threat=Linf(0.1)), questions, tmp_path, command="")
     with pytest.raises(PlanMismatch, match="another nets"):
         run(case(nets=case().nets[:1]), questions, tmp_path, command="")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_the_questions(world: int, tmp_path: Path, counting, monkeypatch) -> None:
+    """Each is asked once, the costliest first; a process that fails leaves what is answered; another net is refused."""
+    known = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: known(kind, "counting" if name[0] == "q" else name))
+    probes = {f"q{number}": Counting(images=3 + number, each=1 + number) for number in range(7)}
+    questions = planned(case(), probes, Speed(1.0, 1.0))
+    whole = run(case(), questions, tmp_path / "whole", command="")
+    assert asked == [3, 4, 5, 6, 7, 8, 9]
+    asked.clear()
+    meet = threading.Barrier(world)
+
+    class Ill(Counting):
+        def ask(self, case: Case, step: Step) -> Found:
+            if self.images > 9 - world:
+                meet.wait(60)  # as many as there are processes are asked at once
+            if self.images < 9:
+                raise KeyError("it dies")
+            return super().ask(case, step)
+
+    def answered(ranks: Thread, kind: type[Counting] = Counting, nets: tuple[Net, ...] = case().nets) -> list[str]:
+        here = [replace(each, probe=kind(images=each.probe.images, each=each.probe.each)) for each in questions]
+        ask(case(nets=nets), here, tmp_path / "shared", command="", ranks=ranks)
+        return sorted(path.parent.name for path in (tmp_path / "shared").glob("*/answer.json"))
+
+    died = at_once(world, lambda ranks: answered(ranks, Ill))
+    assert all(isinstance(each, KeyError) for each in died) and asked == ([] if world == 1 else [9])
+    found = at_once(world, answered)
+    assert found == [sorted(probes)] * world and sorted(asked) == [3, 4, 5, 6, 7, 8, 9]
+    shared = explained(case(), tmp_path / "shared")
+    assert shared.cases == whole.cases and {*shared.answers} == {*whole.answers}
+    names = ({str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in tmp_path.iterdir())
+    assert next(names) == next(names)
+    if world > 1:
+        other = at_once(world, lambda ranks: answered(ranks, nets=case().nets if ranks.rank != 1 else case().nets[:1]))
+        assert isinstance(other[1], PlanMismatch) and "seen by process 1" in str(other[1])
 
 
 def found_labels(ids: list[int]) -> np.ndarray:

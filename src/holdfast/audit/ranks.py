@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from holdfast.foundation.errors import Incomplete
+from holdfast.foundation.errors import BadValue, Incomplete
 
 if TYPE_CHECKING:
     import numpy as np
 
 CHUNK = 8
 """How many samples a process asks for at a time, once its slots are filled."""
+
+Taken = TypeVar("Taken")
+Made = TypeVar("Made")
 
 _LONG = timedelta(days=365)  # a process may wait for another one's stage; if that one dies, the connection breaks
 
@@ -65,6 +69,7 @@ class Group:
         self.local = int(os.environ["LOCAL_RANK"])
         within = dist.PrefixStore("group", self._store)
         dist.init_process_group("gloo", store=within, rank=self.rank, world_size=self.world, timeout=_LONG)
+        atexit.register(dist.destroy_process_group)  # its threads would abort a process that ends while they run
 
     def gather(self, mine: Any) -> list[Any]:
         import torch.distributed as dist
@@ -107,6 +112,12 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
 
 
+def alone(what: str) -> None:
+    """Refuses to do that as one of several processes. Raises BadValue."""
+    if launched():
+        raise BadValue(f"{what} is the work of one process", hint="start it without torchrun")
+
+
 def first_to_tell() -> bool:
     """Whether no other process of the run has asked this before: an error that all of them meet is told once."""
     import torch.distributed as dist
@@ -119,20 +130,41 @@ def first_to_tell() -> bool:
         return True
 
 
+def by_first(ranks: Ranks, make: Callable[[], Made]) -> Made:
+    """What the first process makes, told to all, which wait for it."""
+    return ranks.gather(None if ranks.rank else make())[0]
+
+
+def in_turn(ranks: Ranks, make: Callable[[], Made]) -> Made:
+    """What each process makes for itself, the first before the others."""
+    if ranks.rank:
+        ranks.gather(None)
+    made = make()
+    if not ranks.rank:
+        ranks.gather(None)
+    return made
+
+
+def taken(pieces: Sequence[Taken], ranks: Ranks, name: str) -> Iterator[Taken]:
+    """Those of ``pieces`` that no other process takes: the next one goes to who asks first.
+
+    Args:
+        name: of the counter that says how many are taken; a new one for every call.
+    """
+    while (place := ranks.add(name, 1) - 1) < len(pieces):
+        yield pieces[place]
+
+
 def shares(order: np.ndarray, fixed: int, ranks: Ranks, name: str) -> tuple[np.ndarray, Iterator[np.ndarray]]:
     """This process's part of ``order``: what is its own from the start, and chunks that it takes when it asks for them.
 
     Args:
         order: positions, (N,).
         fixed: of the first so many, each process has every ``world``-th; the others go to who asks first.
-        name: of the counter that says how many chunks are taken; a new one for every call.
+        name: see `taken`.
     """
-
-    def chunks() -> Iterator[np.ndarray]:
-        while (start := fixed + CHUNK * (ranks.add(name, 1) - 1)) < len(order):
-            yield order[start : start + CHUNK]
-
-    return order[:fixed][ranks.rank :: ranks.world], chunks()
+    chunks = [order[start : start + CHUNK] for start in range(fixed, len(order), CHUNK)]
+    return order[:fixed][ranks.rank :: ranks.world], taken(chunks, ranks, name)
 
 
 def _ended() -> Incomplete:

@@ -237,7 +237,7 @@ def lend_a_hand(
     plan: Plan,
     slots: int | None,
     ranks: Ranks,
-    acceleration: Acceleration,
+    acceleration: Acceleration = Acceleration(),  # noqa: B008 - frozen
 ) -> None:
     """The part of a run of the processes that are not the first; see `run`.
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from holdfast.cli.corruptions import Natural, adaptation, asked_of, sequences_of
 from holdfast.cli.defences import Defended, defended, show_defended
 from holdfast.cli.show import show_conditions, show_findings, show_sequences, show_summary
-from holdfast.cli.subject import Subject, load, question
+from holdfast.cli.subject import Subject, load, placed, question
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import watching, watching_conditions
 from holdfast.foundation import units
@@ -23,7 +23,7 @@ from holdfast.foundation.errors import BadValue
 if TYPE_CHECKING:
     from holdfast.ascent.acceleration import Acceleration
     from holdfast.audit.config import AuditConfig
-    from holdfast.audit.corrupted.run import Watcher
+    from holdfast.audit.divided import Watcher
     from holdfast.audit.plan import Plan
     from holdfast.audit.ranks import Ranks
     from holdfast.data.source import Source
@@ -103,35 +103,17 @@ def audit(
     )
     from holdfast.ascent.acceleration import Acceleration
     from holdfast.audit.ranks import together
-    from holdfast.audit.run import lend_a_hand
     from holdfast.cli.report import write_report
 
     asked = question(config) if config.adversarial else None
     ranks = together()
-    if ranks.world > 1 and (config.corruptions or config.perturbations or config.defence):
-        raise BadValue(
-            "corruptions, perturbations and defences are measured by one process",
-            hint="ask for them without torchrun; several processes share the audit by a plan, with --eps",
-        )
-    progress = terminal(stderr=True)
-    model, source = load(_placed(config, ranks))
+    progress, quiet = terminal(stderr=True), quiet or ranks.rank > 0
+    model, source = load(placed(config, ranks))
     acceleration = Acceleration(config.precision, config.compile)
     acceleration.check(model.device)
-    if ranks.rank and asked:
-        lend_a_hand(
-            model,
-            source,
-            config.folder,
-            threat=asked[0],
-            plan=asked[1],
-            slots=config.slots,
-            ranks=ranks,
-            acceleration=acceleration,
-        )
-        return 0
-    weather = _weather(config, model, source) if config.corruptions else None
-    films = _films(config, model, source) if config.perturbations else None
-    behind = defended(config, model, source, **_origin(config)) if config.defence else None
+    weather = _weather(config, model, source, ranks) if config.corruptions else None
+    films = _films(config, model, source, ranks) if config.perturbations else None
+    behind = defended(config, model, source, ranks, **_origin(config)) if config.defence else None
     worst = _worst_case(config, *asked, acceleration, model, source, progress, ranks, quiet=quiet) if asked else None
     under = along = guard = None
     if behind:
@@ -143,6 +125,8 @@ def audit(
     if films:
         with watching_conditions(progress, "perturbations", quiet=quiet) as watch:
             along = films(watch)
+    if ranks.rank:
+        return 0
     page = write_report([config.folder], config.folder / "report.html")
     found = {"worst_case": worst, "corruptions": under, "perturbations": along, "defence": guard}
     if json:
@@ -181,9 +165,22 @@ def _worst_case(
     ranks: Ranks,
     *,
     quiet: bool,
-) -> Summary:
-    from holdfast.audit.run import describe, examined, run
+) -> Summary | None:
+    """The audit by the plan; None for a process that is not the first."""
+    from holdfast.audit.run import describe, examined, lend_a_hand, run
 
+    if ranks.rank:
+        lend_a_hand(
+            model,
+            source,
+            config.folder,
+            threat=allowed,
+            plan=chosen,
+            slots=config.slots,
+            ranks=ranks,
+            acceleration=acceleration,
+        )
+        return None
     radii = [allowed.resized(units.parse(radius, name="curve", unit=allowed.unit)).eps for radius in config.curve]
     preflight = examined(model, source, chosen, allowed)
     if not quiet:
@@ -215,15 +212,9 @@ def _worst_case(
         )
 
 
-def _placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
-    """The same, with a GPU for each process of a host where they share an audit by ``cuda``."""
-    from holdfast.models.device import placed
-
-    shared = ranks.world > 1 and config.device in ("cuda", "auto") and placed(config.device).type == "cuda"
-    return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
-
-
-def _weather(config: AuditConfig, model: Model, source: Source) -> Callable[[Watcher | None], ConditionsSummary]:
+def _weather(
+    config: AuditConfig, model: Model, source: Source, ranks: Ranks
+) -> Callable[[Watcher | None], ConditionsSummary]:
     """What runs the model under the corruptions; everything that can be refused is refused now."""
     from holdfast.audit.corrupted.api import divided_by, evaluate_conditions
     from holdfast.audit.corrupted.run import describe_conditions
@@ -234,18 +225,22 @@ def _weather(config: AuditConfig, model: Model, source: Source) -> Callable[[Wat
     info = describe_conditions(model, source, asked, name=name, adaptation=config.adapt or "", **_origin(config))
     divisor = divided_by(config.baseline, info)
     return lambda watch: evaluate_conditions(
-        model, source, info, asked, config.folder, divisor, adapt=adapt, watch=watch
+        model, source, info, asked, config.folder, divisor, adapt=adapt, watch=watch, ranks=ranks
     )
 
 
-def _films(config: AuditConfig, model: Model, source: Source) -> Callable[[Watcher | None], SequencesSummary]:
+def _films(
+    config: AuditConfig, model: Model, source: Source, ranks: Ranks
+) -> Callable[[Watcher | None], SequencesSummary]:
     """What follows the model along the perturbations; likewise."""
     from holdfast.audit.perturbed.run import describe_sequences, divided_by, evaluate_sequences
 
     asked = sequences_of(config, source)
     info = describe_sequences(model, source, asked, name=model.name, **_origin(config))
     divisor = divided_by(config.baseline, info)
-    return lambda watch: evaluate_sequences(model, source, info, asked, config.folder, divisor, watch=watch)
+    return lambda watch: evaluate_sequences(
+        model, source, info, asked, config.folder, divisor, watch=watch, ranks=ranks
+    )
 
 
 def _origin(config: AuditConfig) -> dict[str, Any]:

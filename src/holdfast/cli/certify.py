@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast.cli.show import show_findings
-from holdfast.cli.subject import Subject, load
+from holdfast.cli.subject import Subject, load, placed
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock, watching_conditions
 from holdfast.foundation.errors import BadValue, Unbelievable
@@ -85,6 +85,7 @@ def certify(
     from holdfast.audit.certified.question import Pursuit, Question
     from holdfast.audit.certified.run import at_most
     from holdfast.audit.config import DEFENDED
+    from holdfast.audit.ranks import together
     from holdfast.records.files import storing, write_atomic
     from holdfast.report.certified import as_csv, figure
     from holdfast.report.charts import save_png, svg
@@ -97,9 +98,11 @@ def certify(
     config = config if config.limit is not None else config.model_copy(update={"limit": DEFENDED})
     pursuit = Pursuit(**given) if attack else None
     question = Question(sigma, select, estimate, alpha, tuple(radii or ()), early_stop, pursuit, config.seed)
-    model, source = load(config)
+    ranks = together()
+    model, source = load(placed(config, ranks))
     info = describe_certified(model, source, question, command=shlex.join(["holdfast", *sys.argv[1:]]))
     folder, progress = out or _folder(config, sigma), terminal(stderr=True)
+    quiet = quiet or ranks.rank > 0
     if not quiet:
         forwards, gradients = at_most(question, len(source))
         progress.print(
@@ -108,7 +111,9 @@ def certify(
             markup=False,
         )
     with watching_conditions(progress, "images", quiet=quiet) as watch:
-        found = evaluate_certified(model, source, question, info, folder, watch=watch)
+        found = evaluate_certified(model, source, question, info, folder, watch=watch, ranks=ranks)
+    if ranks.rank:
+        return 0
     with storing(folder):
         chart = figure(found)
         write_atomic(folder / "table.csv", [as_csv(found)])

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.audit.config import AuditConfig
-    from holdfast.audit.corrupted.run import Watcher
+    from holdfast.audit.divided import Watcher
+    from holdfast.audit.ranks import Ranks
     from holdfast.data.source import Source
     from holdfast.imaging.pool import Pool
     from holdfast.models.model import Model
@@ -65,7 +66,7 @@ class Defended:
 
 
 def defended(
-    config: AuditConfig, model: Model, source: Source, **origin: Any
+    config: AuditConfig, model: Model, source: Source, ranks: Ranks, **origin: Any
 ) -> Callable[[Watcher | None], DefendedSummary]:
     """What attacks the model behind the defence of the configuration; everything that can be refused is refused now."""
     from holdfast.audit.defended.api import describe_defended, evaluate_defended
@@ -96,7 +97,7 @@ def defended(
         )
     subject = Subject(model, source, defence, threat, effort)
     info = describe_defended(subject, seed=config.seed, name=model.name, note=note, **origin)
-    return lambda watch: evaluate_defended(subject, info, config.folder, watch=watch)
+    return lambda watch: evaluate_defended(subject, info, config.folder, watch=watch, ranks=ranks)
 
 
 def pool_of(data: str, per_class: int, seed: int, tested: Source) -> Pool:

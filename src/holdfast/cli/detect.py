@@ -85,9 +85,11 @@ def detect(
     from holdfast.audit.detected.images import divided
     from holdfast.audit.detected.options import built, suited
     from holdfast.audit.detected.run import Subject as Tested
+    from holdfast.audit.ranks import alone
     from holdfast.data.load import load as load_data
     from holdfast.report.detected import WRITTEN, write
 
+    alone("holdfast detect")
     within = allowed(config)
     settings = dict(option(text) for text in detector_option or ())
     chosen = None if detector is None else built(detector, settings)

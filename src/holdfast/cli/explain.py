@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from holdfast.cli.subject import Subject, allowed, load, train_part
+from holdfast.cli.subject import Subject, allowed, load, placed, train_part
 from holdfast.cli.terminal import show_whole, terminal, width
 from holdfast.cli.watch import clock, watching_counts
 from holdfast.foundation.errors import Unbelievable
@@ -83,6 +83,7 @@ def explain(
     quiet
         Show no progress.
     """
+    from holdfast.audit.ranks import by_first, in_turn, together
     from holdfast.explain import run as running
     from holdfast.explain.case import Case, Net
     from holdfast.explain.configure import configured
@@ -93,15 +94,17 @@ def explain(
     config = subject.configured({"threat": threat, "eps": eps, "limit": LIMIT})
     seconds = None if budget is None else units.seconds(budget)
     probes = configured(probe, set or [])
-    within = allowed(config)
+    within, ranks = allowed(config), together()
+    config = placed(config, ranks)
     model, source = load(config)
     learned = _known(train or config.data, known, config.seed, source)
     nets = [Net("model", model), *_twins(against or [], config, source)]
     progress = terminal(stderr=True)
+    progress.quiet = ranks.rank > 0  # the first process speaks for all
     if train_twin:
-        nets.append(_trained(config, train or config.data, within, out, progress, quiet=quiet))
+        nets.append(in_turn(ranks, lambda: _trained(config, train or config.data, within, out, progress, quiet=quiet)))
     case = Case(controlled(nets, seed=config.seed), source, within, learned, config.seed)
-    speed = running.measured(case)
+    speed = by_first(ranks, lambda: running.measured(case))
     if probe is None:
         for name, reason in {name: each.refuses(case) for name, each in probes.items()}.items():
             if reason:
@@ -118,10 +121,12 @@ def explain(
     if plan_only:
         return 0
     began = time.monotonic()
-    with watching_counts(progress, "searches", quiet=quiet) as watch:
-        found = running.run(
-            case, questions, out, command=shlex.join(["holdfast", *sys.argv[1:]]), step=watch or (lambda *step: None)
-        )
+    command = shlex.join(["holdfast", *sys.argv[1:]])
+    with watching_counts(progress, "searches", quiet=quiet or ranks.rank > 0) as watch:
+        running.ask(case, questions, out, command=command, step=watch or (lambda *step: None), ranks=ranks)
+    if ranks.rank:
+        return 0
+    found = running.explained(case, out)
     page = write_explanation(out)
     console = terminal()
     for breach in found.breaches:

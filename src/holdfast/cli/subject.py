@@ -12,6 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from holdfast.audit.config import AuditConfig
     from holdfast.audit.plan import Plan
+    from holdfast.audit.ranks import Ranks
     from holdfast.data.source import Source
     from holdfast.models.model import Model
     from holdfast.threats.threat import Threat
@@ -83,6 +84,14 @@ def question(config: AuditConfig) -> tuple[Threat, Plan]:
 
     threat = allowed(config)
     return threat, named(config.plan, threat, audited=config.audited)
+
+
+def placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
+    """The same, with a GPU for each process of a host where they share the work by CUDA."""
+    from holdfast.models.device import placed as found
+
+    shared = ranks.world > 1 and config.device in ("cuda", "auto") and found(config.device).type == "cuda"
+    return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
 
 
 def load(config: AuditConfig) -> tuple[Model, Source]:

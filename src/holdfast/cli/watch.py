@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from holdfast.foundation import units
 
 if TYPE_CHECKING:
-    from holdfast.audit.corrupted.run import Progress as Swept
+    from holdfast.audit.divided import Progress as Swept
     from holdfast.audit.session import Progress as Step
 
 LINE_EVERY = 10.0

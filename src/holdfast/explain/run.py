@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from holdfast.ascent.frozen import frozen
+from holdfast.audit.ranks import Alone, Ranks, by_first, in_turn, taken
 from holdfast.data.source import subset
 from holdfast.experiments.configure import validated
 from holdfast.explain import store
@@ -142,33 +143,63 @@ def run(
         StorageError: it cannot be written.
         BadFile: an answer in it is damaged.
     """
-    store.opened(out, store.described(case, command))
-    before = store.answered(out)
+    ask(case, questions, out, command=command, step=step, ranks=Alone())
+    return explained(case, out)
+
+
+def ask(
+    case: Case, questions: Sequence[Question], out: Path, *, command: str, step: Step = lambda *_: None, ranks: Ranks
+) -> None:
+    """Asks what is not yet answered in the folder, and writes each answer as it comes.
+
+    Args:
+        ranks: the processes that share the questions, each of which calls this with the same ones; the next question, the
+            costliest first, goes to who is free. All wait for the last answer.
+
+    Raises:
+        PlanMismatch, StorageError, BadFile: as `run`; another process may be about other nets or images than the first.
+        Incomplete: another process ended; what is answered stays answered.
+    """
+    in_turn(ranks, lambda: store.opened(out, store.described(case, command), ranks.rank))
+    missing = by_first(ranks, lambda: _unanswered(case, questions, out))
+    todo = [question for question in questions if question.name in missing]
+    if ranks.world > 1:
+        todo.sort(key=lambda question: question.effort.forwards + 2 * question.effort.gradients, reverse=True)
     with ExitStack() as stack:
         for net in case.nets:
             stack.enter_context(frozen(net.model.module))
-        for question in questions:
+        for question in taken(todo, ranks, "questions taken"):
             asked = replace(case, source=subset(case.source, question.n, case.seed))
-            settings = _plain(asdict(question.probe))
-            ids = tuple(int(one) for one in asked.source.ids)
-            if question.name in before:
-                old = before[question.name][0]
-                if (old.settings, old.ids) == (settings, ids):
-                    continue
             began = time.perf_counter()
             found = question.probe.ask(asked, step)
             answer = store.Answer(
                 probe=question.name,
                 question=question.probe.question,
-                settings=settings,
-                ids=ids,
+                settings=_plain(asdict(question.probe)),
+                ids=tuple(asked.source.ids.tolist()),
                 forwards=question.effort.forwards,
                 gradients=question.effort.gradients,
                 seconds=time.perf_counter() - began,
                 found=store.packed(found),
             )
             store.save(out, answer, found, question.probe.draw(found))
-            before[question.name] = answer, found
+    ranks.gather("answered")
+
+
+def _unanswered(case: Case, questions: Sequence[Question], out: Path) -> set[str]:
+    """The names of the questions that the folder does not answer with these settings for these images."""
+    known = {name: (answer.settings, answer.ids) for name, (answer, _) in store.answered(out).items()}
+    return {
+        each.name
+        for each in questions
+        if known.get(each.name)
+        != (_plain(asdict(each.probe)), tuple(subset(case.source, each.n, case.seed).ids.tolist()))
+    }
+
+
+def explained(case: Case, out: Path) -> Explanation:
+    """All answers of a folder held against one another, with the case files, which are written. Raises as `run`."""
+    before = store.answered(out)
     answers = {name: found for name, (_, found) in before.items()}
     probes = {
         name: validated(registry.load("probe", name), answer.settings, name) for name, (answer, _) in before.items()

@@ -24,6 +24,7 @@ from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.part import read_document
 from holdfast.records.schema import Frozen, ModelInfo
+from holdfast.records.turns import unshared
 from holdfast.report.charts import save_png, svg
 
 INFO, ANSWER, ARRAYS, CASES, PICTURES = "explain.json", "answer.json", "arrays.npz", "cases.jsonl", "cases.npz"
@@ -108,24 +109,30 @@ def described(case: Case, command: str) -> ExplainInfo:
     )
 
 
-def opened(out: Path, info: ExplainInfo) -> None:
+def opened(out: Path, info: ExplainInfo, rank: int = 0) -> None:
     """Makes the folder of an explanation, or makes sure that it is about the same nets and images.
+
+    Args:
+        rank: of the process; those beside the first find the folder made.
 
     Raises:
         PlanMismatch: it is about something else.
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or is not that of the first process.
     """
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
     path = out / INFO
     if not path.exists():
+        if rank:
+            raise unshared(out)
         write_atomic(path, [info.model_dump_json(indent=2).encode()])
         return
     old = read_document(path, ExplainInfo)
     for field in _IDENTITY:
         if _compared(old, field) != _compared(info, field):
             raise PlanMismatch(
-                f"{out} holds an explanation with another {field}: {json.dumps(_compared(old, field))[:160]}",
+                f"{out} holds an explanation with another {field}: {json.dumps(_compared(old, field))[:160]}"
+                + (f" (seen by process {rank}; every process builds the nets anew)" if rank else ""),
                 hint="give a new folder with --out, or ask about the same to go on",
             )
 

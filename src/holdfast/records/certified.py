@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, PartStore, read_document
+from holdfast.records.part import OUTCOMES, Part, part, read_document
 from holdfast.records.schema import SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo, Rate
 
 CERTIFICATES, ATTACKS, DOCUMENT = "certificates", "attacks", "certify.json"
@@ -134,14 +134,14 @@ class CertifySummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
-def certificates_store(folder: Path, info: CertifyInfo) -> PartStore[Certified]:
-    """The certificates in ``folder``, to append to; ``done``: (id,). Raises as `PartStore`."""
-    return PartStore(folder / CERTIFICATES, info, identity=_CERTIFICATES, kind=Certified, key=lambda line: (line.id,))
+def certificates_store(folder: Path, info: CertifyInfo, rank: int = 0) -> Part[Certified]:
+    """The certificates in ``folder``, to append to; ``done``: (id,). Raises as `part`."""
+    return part(folder / CERTIFICATES, info, rank, identity=_CERTIFICATES, kind=Certified, key=lambda line: (line.id,))
 
 
-def attacks_store(folder: Path, info: CertifyInfo) -> PartStore[Attacked]:
+def attacks_store(folder: Path, info: CertifyInfo, rank: int = 0) -> Part[Attacked]:
     """The attacks in ``folder``, likewise."""
-    return PartStore(folder / ATTACKS, info, identity=_ATTACKS, kind=Attacked, key=lambda line: (line.id,))
+    return part(folder / ATTACKS, info, rank, identity=_ATTACKS, kind=Attacked, key=lambda line: (line.id,))
 
 
 def read_certified(folder: Path) -> Iterator[Certified]:

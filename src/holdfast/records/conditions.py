@@ -15,7 +15,7 @@ from pydantic import Field
 
 from holdfast.foundation.errors import BadFile
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, RUN, SUMMARY, PartStore, read_document, same_part
+from holdfast.records.part import OUTCOMES, RUN, SUMMARY, Part, finished, part, read_document
 from holdfast.records.schema import CLEAN, SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo, Rate
 
 FOLDER = "corruptions"
@@ -148,11 +148,12 @@ class ConditionsSummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
-def conditions_store(folder: Path, info: ConditionsInfo) -> PartStore[Outcomes]:
-    """The corruptions of the run in ``folder``, to append to; ``done``: (corruption, severity, first). Raises as it does."""
-    return PartStore(
+def conditions_store(folder: Path, info: ConditionsInfo, rank: int = 0) -> Part[Outcomes]:
+    """The corruptions of the run in ``folder``, to append to; ``done``: (corruption, severity, first). Raises as `part`."""
+    return part(
         folder / FOLDER,
         info,
+        rank,
         identity=_IDENTITY,
         kind=Outcomes,
         key=lambda line: (line.corruption, line.severity, line.first),
@@ -199,9 +200,9 @@ def gathered(folder: Path, n: int) -> Seen:
     return Seen(label=label, predicted=predicted, confidence=confidence)
 
 
-def same_conditions(folder: Path, info: ConditionsInfo) -> None:
-    """Refuses a folder that holds another run than that of ``info``. Raises PlanMismatch."""
-    same_part(folder / FOLDER, info, _IDENTITY)
+def finished_conditions(folder: Path, info: ConditionsInfo) -> ConditionsSummary | None:
+    """The numbers of a run, None if it is not finished. Raises PlanMismatch where the folder holds another one."""
+    return finished(folder / FOLDER, info, _IDENTITY, ConditionsSummary)
 
 
 def read_conditions(folder: Path) -> ConditionsInfo:

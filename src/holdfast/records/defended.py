@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, RUN, PartStore, read_document, same_part
+from holdfast.records.part import OUTCOMES, RUN, Part, finished, part, read_document
 from holdfast.records.part import SUMMARY as SUMMARY
 from holdfast.records.schema import SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo, Rate
 
@@ -202,10 +202,10 @@ class DefendedSummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
-def defended_store(folder: Path, info: DefendedInfo) -> PartStore[Attacked]:
-    """The audit of a defence in ``folder``, to append to; ``done``: (stage, first). Raises as `PartStore`."""
-    store = PartStore(
-        folder / FOLDER, info, identity=_IDENTITY, kind=Attacked, key=lambda line: (line.stage, line.first)
+def defended_store(folder: Path, info: DefendedInfo, rank: int = 0) -> Part[Attacked]:
+    """The audit of a defence in ``folder``, to append to; ``done``: (stage, first). Raises as `part`."""
+    store = part(
+        folder / FOLDER, info, rank, identity=_IDENTITY, kind=Attacked, key=lambda line: (line.stage, line.first)
     )
     (folder / FOLDER / POINTS).mkdir(exist_ok=True)
     return store
@@ -216,9 +216,9 @@ def attacked(folder: Path) -> Iterator[Attacked]:
     return whole(folder / FOLDER / OUTCOMES, Attacked)
 
 
-def same_defended(folder: Path, info: DefendedInfo) -> None:
-    """Refuses a folder that holds another audit than that of ``info``. Raises PlanMismatch."""
-    same_part(folder / FOLDER, info, _IDENTITY)
+def finished_defended(folder: Path, info: DefendedInfo) -> DefendedSummary | None:
+    """The numbers of an audit, None if it is not finished. Raises PlanMismatch where the folder holds another one."""
+    return finished(folder / FOLDER, info, _IDENTITY, DefendedSummary)
 
 
 def read_defended(folder: Path) -> DefendedInfo:

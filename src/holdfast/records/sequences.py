@@ -16,7 +16,7 @@ from pydantic import Field
 from holdfast.foundation.errors import BadFile
 from holdfast.records.conditions import Mean
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, RUN, SUMMARY, PartStore, read_document, same_part
+from holdfast.records.part import OUTCOMES, RUN, SUMMARY, Part, finished, part, read_document
 from holdfast.records.schema import SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo
 
 FOLDER = "perturbations"
@@ -90,10 +90,15 @@ class SequencesSummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
-def sequences_store(folder: Path, info: SequencesInfo) -> PartStore[Sequences]:
-    """The perturbations of the run in ``folder``, to append to; ``done``: (perturbation, first). Raises as it does."""
-    return PartStore(
-        folder / FOLDER, info, identity=_IDENTITY, kind=Sequences, key=lambda line: (line.perturbation, line.first)
+def sequences_store(folder: Path, info: SequencesInfo, rank: int = 0) -> Part[Sequences]:
+    """The perturbations of the run in ``folder``, to append to; ``done``: (perturbation, first). Raises as `part`."""
+    return part(
+        folder / FOLDER,
+        info,
+        rank,
+        identity=_IDENTITY,
+        kind=Sequences,
+        key=lambda line: (line.perturbation, line.first),
     )
 
 
@@ -121,9 +126,9 @@ def measured(folder: Path, n: int) -> tuple[dict[str, np.ndarray], dict[str, np.
     return flips, distances, frames
 
 
-def same_sequences(folder: Path, info: SequencesInfo) -> None:
-    """Refuses a folder that holds another run than that of ``info``. Raises PlanMismatch."""
-    same_part(folder / FOLDER, info, _IDENTITY)
+def finished_sequences(folder: Path, info: SequencesInfo) -> SequencesSummary | None:
+    """The numbers of a run, None if it is not finished. Raises PlanMismatch where the folder holds another one."""
+    return finished(folder / FOLDER, info, _IDENTITY, SequencesSummary)
 
 
 def read_sequences(folder: Path) -> SequencesInfo:

@@ -16,7 +16,8 @@ from holdfast.records.files import storing, write_atomic
 from holdfast.records.known import Known, Outcome, within
 from holdfast.records.lines import append, locked, repaired, unbuffered, whole, write
 from holdfast.records.schema import SCHEMA_VERSION, Record, RunInfo, Summary
-from holdfast.records.shard import SHARD_POINTS, SHARDS, shard_files, unshared
+from holdfast.records.shard import SHARD_POINTS, SHARDS, shard_files
+from holdfast.records.turns import unshared
 
 RUN, RECORDS, POINTS, SESSIONS = "run.json", "records.jsonl", "points.raw", "sessions.jsonl"
 FINAL_POINTS, GALLERY, SUMMARY, REPORT = "points.safetensors", "gallery.safetensors", "summary.json", "report.html"

@@ -16,7 +16,8 @@ from holdfast.audit.certified.conclude import conclude_certified
 from holdfast.audit.certified.question import Pursuit, Question
 from holdfast.audit.certified.run import run_certified
 from holdfast.audit.config import DEFENDED, check_numbers
-from holdfast.audit.corrupted.run import Watcher
+from holdfast.audit.divided import Watcher
+from holdfast.audit.ranks import Alone, Ranks, by_first
 from holdfast.audit.run import data_info, look, versions
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
@@ -154,19 +155,34 @@ def describe_certified(model: Model, source: Source, question: Question, *, comm
 
 
 def evaluate_certified(
-    model: Model, source: Source, question: Question, info: CertifyInfo, folder: Path, *, watch: Watcher | None = None
+    model: Model,
+    source: Source,
+    question: Question,
+    info: CertifyInfo,
+    folder: Path,
+    *,
+    watch: Watcher | None = None,
+    ranks: Ranks | None = None,
 ) -> CertifySummary:
     """Runs or resumes what ``info`` describes, in ``folder``, and concludes it. Of a finished run only the lines are read.
 
+    Args:
+        ranks: the processes that share the work, each of which calls this.
+
     Raises:
-        PlanMismatch, StorageError, BadFile, BadModel: as `run_certified`.
+        PlanMismatch, StorageError, BadFile, BadModel, Incomplete: as `run_certified`.
     """
-    seconds = run_certified(model, source, question, info, folder, watch=watch)
-    if seconds is None and (folder / DOCUMENT).exists():
-        known = read_certify_summary(folder)
-        if (known.asked.attack, known.asked.radii) == (info.attack, info.radii):
-            return known
-    return conclude_certified(folder, info, seconds or 0.0)
+    ranks = ranks or Alone()
+    seconds = run_certified(model, source, question, info, folder, ranks=ranks, watch=watch)
+
+    def concluded() -> CertifySummary:
+        if seconds is None and (folder / DOCUMENT).exists():
+            known = read_certify_summary(folder)
+            if (known.asked.attack, known.asked.radii) == (info.attack, info.radii):
+                return known
+        return conclude_certified(folder, info, seconds or 0.0)
+
+    return by_first(ranks, concluded)
 
 
 def _read(summary: CertifySummary, source: Source, folder: Path, keep: bool) -> SmoothingAudit:

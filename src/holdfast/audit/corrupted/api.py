@@ -20,7 +20,9 @@ from holdfast.audit.corrupted.conclude import (
     errors_of,
     standard_baseline,
 )
-from holdfast.audit.corrupted.run import Asked, Watcher, asked, describe_conditions, run_conditions
+from holdfast.audit.corrupted.run import Asked, asked, describe_conditions, run_conditions
+from holdfast.audit.divided import Watcher
+from holdfast.audit.ranks import Alone, Ranks, by_first
 from holdfast.data.frost import frost_photographs
 from holdfast.data.load import load as load_data
 from holdfast.data.released import open_released
@@ -28,15 +30,12 @@ from holdfast.data.source import Source
 from holdfast.models.load import load as load_model
 from holdfast.models.model import Model
 from holdfast.records.conditions import (
-    FOLDER,
     ConditionsInfo,
     ConditionsSummary,
     Seen,
+    finished_conditions,
     gathered,
-    read_conditions_summary,
-    same_conditions,
 )
-from holdfast.records.part import SUMMARY
 
 
 @dataclass(frozen=True)
@@ -162,21 +161,25 @@ def evaluate_conditions(
     *,
     adapt: Callable[[Model], Classifier] | None = None,
     watch: Watcher | None = None,
+    ranks: Ranks | None = None,
 ) -> ConditionsSummary:
     """Runs or resumes what ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
 
     Args:
         divisor: what a CE divides by, see `divided_by`.
+        ranks: the processes that share the work, each of which calls this.
 
     Raises:
-        PlanMismatch, StorageError, BadFile, BadModel: as `run_conditions`.
+        PlanMismatch, StorageError, BadFile, BadModel, Incomplete: as `run_conditions`.
     """
-    if (folder / FOLDER / SUMMARY).exists():
-        same_conditions(folder, info)
-        known = read_conditions_summary(folder)
+    ranks = ranks or Alone()
+    known = by_first(ranks, lambda: finished_conditions(folder, info))
+    if known:
         if known.baseline == (divisor.name if divisor and known.counted else ""):
             return known
         seconds = known.seconds
     else:
-        seconds = run_conditions(model, source, info, question, folder, adapt=adapt, watch=watch)
-    return conclude_conditions(folder, info, question, source, baseline=divisor, seconds=seconds)
+        seconds = run_conditions(model, source, info, question, folder, ranks=ranks, adapt=adapt, watch=watch)
+    return by_first(
+        ranks, lambda: conclude_conditions(folder, info, question, source, baseline=divisor, seconds=seconds)
+    )

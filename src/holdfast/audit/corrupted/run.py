@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,6 +17,8 @@ from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier
 from holdfast.audit.corrupted.error import TEST, VALIDATION
 from holdfast.audit.corrupted.overlap import overlap
+from holdfast.audit.divided import Tally, Watcher, agree, opened, pieces
+from holdfast.audit.ranks import Ranks, taken
 from holdfast.audit.run import data_info, look, versions
 from holdfast.audit.session import logarithmic
 from holdfast.corruptions.corruption import SEVERITIES, Corruption, check_severity, draw_keys, variant_for
@@ -30,7 +31,7 @@ from holdfast.imaging.jpeg import compressed
 from holdfast.models.doctor import raise_errors
 from holdfast.models.model import Model
 from holdfast.records.conditions import ConditionsInfo, Frost, Outcomes, Standing, conditions_store
-from holdfast.records.part import PartStore
+from holdfast.records.part import Part
 from holdfast.records.schema import CLEAN
 
 GROUPS = ("all", "test", "validation", "held_out")
@@ -38,20 +39,6 @@ GROUPS = ("all", "test", "validation", "held_out")
 
 PIXELS = 256 * 32 * 32
 """How many pixels of one channel a chunk has, at most."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: what is running, images times conditions done and in all, seconds so far and to go (or None)."""
-
-    condition: str
-    done: int
-    total: int
-    seconds: float
-    eta: float | None
-
-
-Watcher = Callable[[Progress], None]
 
 
 class Supply(Protocol):
@@ -256,25 +243,25 @@ def run_conditions(
     question: Asked,
     folder: Path,
     *,
+    ranks: Ranks,
     adapt: Callable[[Model], Classifier] | None = None,
     watch: Watcher | None = None,
 ) -> float:
     """Evaluates everything that ``folder`` does not hold yet; returns the seconds that it took.
 
     Args:
+        ranks: the processes that share the work. Each of them calls this.
         adapt: makes a classifier that adapts to the images it is shown; every condition begins with a fresh one, sees its
             images in their order, and is written when it is whole, because a half-adapted model cannot be resumed.
 
     Raises:
-        PlanMismatch, StorageError, BadFile: as `PartStore`.
+        PlanMismatch, StorageError, BadFile: as `holdfast.records.part.part`.
         BadModel: the model fails on an image; what is finished stays finished.
+        Incomplete: another process ended; likewise.
     """
-    store = conditions_store(folder, info)
-    try:
-        with frozen(model.module), rng_kept(model.device):
-            return _Sweep(model, source, info, question, store, watch).run(adapt)
-    finally:
-        store.close()
+    shared = opened(lambda rank: conditions_store(folder, info, rank), ranks)
+    with shared as store, frozen(model.module), rng_kept(model.device):
+        return _Sweep(model, source, info, question, store, watch, ranks).run(adapt)
 
 
 class _Sweep:
@@ -286,17 +273,18 @@ class _Sweep:
         source: Source,
         info: ConditionsInfo,
         question: Asked,
-        store: PartStore[Outcomes],
+        store: Part[Outcomes],
         watch: Watcher | None,
+        ranks: Ranks,
     ) -> None:
         self.model, self.source, self.info = model, source, info
-        self.question, self.store, self.watch = question, store, watch
+        self.question, self.store, self.ranks = question, store, ranks
         self.ahead = Ahead(source)
         self.conditions = [(CLEAN, 0), *((name, level) for name in info.corruptions for level in info.severities)]
         self.chunks = list(range(0, len(source), info.chunk))
-        self.before = sum(min(info.chunk, len(source) - first) for _, _, first in store.done)
-        self.fresh = 0
-        self.began = time.monotonic()
+        before = sum(min(info.chunk, len(source) - first) for _, _, first in store.done)
+        total = len(self.conditions) * len(source)
+        self.tally = Tally("corruptions", ranks, before=before, total=total, watch=watch)
 
     def run(self, adapt: Callable[[Model], Classifier] | None) -> float:
         # Chunk by chunk, so that an image is decoded once; a classifier that adapts needs condition by condition.
@@ -304,25 +292,40 @@ class _Sweep:
             for lines in self._by_condition(adapt) if adapt else self._by_chunk():
                 for line in lines:
                     self.store.append(line)
-                self._report(lines)
-        return time.monotonic() - self.began
+                what = f"{lines[-1].corruption} {lines[-1].severity or ''}".strip()
+                self.tally.add(what, sum(len(line.label) for line in lines))
+        agree(self.store, self.ranks)
+        self.tally.close()
+        return self.tally.seconds
 
     def _by_chunk(self) -> Iterator[list[Outcomes]]:
         classifier = logarithmic(self.model.module, self.info.findings)
-        self.ahead.expect(self.source.ids)
-        for first in self.chunks:
-            todo = [each for each in self.conditions if (*each, first) not in self.store.done]
-            if todo:
-                clean, labels = self._images(first)
-                for name, level in todo:
-                    yield [self._outcomes(classifier, name, level, first, clean, labels)]
+        todo = [
+            [(*each, first) for each in self.conditions if (*each, first) not in self.store.done]
+            for first in self.chunks
+        ]
+        self._expect()
+        at, images = -1, None
+        for piece in taken(pieces(todo, self.ranks), self.ranks, "corruptions taken"):
+            for name, level, first in piece:
+                if images is None or first != at:
+                    at, images = first, self._images(first)
+                yield [self._outcomes(classifier, name, level, first, *images)]
 
     def _by_condition(self, adapt: Callable[[Model], Classifier]) -> Iterator[list[Outcomes]]:
-        for name, level in self.conditions:
-            if any((name, level, first) not in self.store.done for first in self.chunks):
-                classifier = adapt(self.model)
-                self.ahead.expect(self.source.ids)
-                yield [self._outcomes(classifier, name, level, first, *self._images(first)) for first in self.chunks]
+        left = [
+            (*each, [first for first in self.chunks if (*each, first) not in self.store.done])
+            for each in self.conditions
+        ]
+        for name, level, missing in taken([each for each in left if each[-1]], self.ranks, "corruptions taken"):
+            classifier = adapt(self.model)
+            self._expect()
+            found = [self._outcomes(classifier, name, level, first, *self._images(first)) for first in self.chunks]
+            yield [line for line in found if line.first in missing]
+
+    def _expect(self) -> None:
+        if self.ranks.world == 1:  # else nobody knows which images will be this process's
+            self.ahead.expect(self.source.ids)
 
     def _images(self, first: int) -> tuple[Tensor, Tensor]:
         batch = self.ahead.take(np.asarray(self.source.ids)[first : first + self.info.chunk])
@@ -350,12 +353,3 @@ class _Sweep:
             predicted=tuple(predicted.tolist()),
             confidence=tuple(round(value, 5) for value in confidence.tolist()),
         )
-
-    def _report(self, lines: list[Outcomes]) -> None:
-        self.fresh += sum(len(line.label) for line in lines)
-        if self.watch is None:
-            return
-        seconds, total = time.monotonic() - self.began, len(self.conditions) * len(self.source)
-        done = min(total, self.before + self.fresh)
-        what = f"{lines[-1].corruption} {lines[-1].severity or ''}".strip()
-        self.watch(Progress(what, done, total, seconds, (total - done) * seconds / self.fresh))

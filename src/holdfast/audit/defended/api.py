@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from holdfast.ascent.frozen import frozen
 from holdfast.attacks.apgd import APGD
 from holdfast.audit.config import DEFENDED, check_numbers
-from holdfast.audit.corrupted.run import Watcher
 from holdfast.audit.defended.conclude import conclude_defended
 from holdfast.audit.defended.effort import Effort
 from holdfast.audit.defended.outcome import adaptive_stage, gathered
 from holdfast.audit.defended.run import Subject, run_defended
 from holdfast.audit.defended.views import core_of, drawing, name_of, num_draws, plain, pool_info, pools, settings
+from holdfast.audit.divided import Watcher
 from holdfast.audit.feed import tensors
+from holdfast.audit.ranks import Alone, Ranks, by_first
 from holdfast.audit.run import data_info, look, versions
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
@@ -33,17 +34,14 @@ from holdfast.models.doctor import raise_errors
 from holdfast.models.load import load as load_model
 from holdfast.models.model import Model
 from holdfast.records.defended import (
-    FOLDER,
     OBLIVIOUS,
     DefendedInfo,
     DefendedSummary,
     OpeningInfo,
     attacked,
+    finished_defended,
     read_defended,
-    read_defended_summary,
-    same_defended,
 )
-from holdfast.records.part import SUMMARY
 from holdfast.records.schema import CLEAN
 from holdfast.threats.threat import Threat
 
@@ -205,25 +203,31 @@ def describe_defended(
 
 
 def evaluate_defended(
-    subject: Subject, info: DefendedInfo, folder: Path, *, watch: Watcher | None = None
+    subject: Subject, info: DefendedInfo, folder: Path, *, watch: Watcher | None = None, ranks: Ranks | None = None
 ) -> DefendedSummary:
     """Runs or resumes what ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
 
+    Args:
+        ranks: the processes that share the work, each of which calls this.
+
     Raises:
-        PlanMismatch, StorageError, BadFile, BadModel: as `run_defended`.
+        PlanMismatch, StorageError, BadFile, BadModel, Incomplete: as `run_defended`.
     """
-    if (folder / FOLDER / SUMMARY).exists():
-        same_defended(folder, info)
-        return read_defended_summary(folder)
-    found = run_defended(subject, info, folder, watch=watch)
-    return conclude_defended(
-        folder,
-        info,
-        found.lines,
-        off=_off(subject),
-        cost=found.cost,
-        cost_attacked=found.cost_attacked,
-        seconds=found.seconds,
+    ranks = ranks or Alone()
+    if known := by_first(ranks, lambda: finished_defended(folder, info)):
+        return known
+    found = run_defended(subject, info, folder, ranks=ranks, watch=watch)
+    return by_first(
+        ranks,
+        lambda: conclude_defended(
+            folder,
+            info,
+            found.lines,
+            off=_off(subject),
+            cost=found.cost,
+            cost_attacked=found.cost_attacked,
+            seconds=found.seconds,
+        ),
     )
 
 

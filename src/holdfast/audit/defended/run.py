@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,6 @@ from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.square import Square
-from holdfast.audit.corrupted.run import Watcher
 from holdfast.audit.defended.effort import Effort
 from holdfast.audit.defended.outcome import adaptive_stage, gathered, levels
 from holdfast.audit.defended.progress import Clock
@@ -39,7 +40,9 @@ from holdfast.audit.defended.search import (
     standing,
 )
 from holdfast.audit.defended.views import CORE, Averaged, Cost, Entrance, Steady, core_of, cost, drawing, entrances
+from holdfast.audit.divided import Watcher, agree, opened
 from holdfast.audit.feed import tensors
+from holdfast.audit.ranks import Ranks, taken
 from holdfast.data.source import Source
 from holdfast.defences.defence import Defence
 from holdfast.foundation.errors import BadFile
@@ -59,7 +62,7 @@ from holdfast.records.defended import (
     defended_store,
 )
 from holdfast.records.files import write_atomic
-from holdfast.records.part import PartStore
+from holdfast.records.part import Part
 from holdfast.records.schema import CLEAN
 from holdfast.threats.threat import Threat
 
@@ -69,6 +72,8 @@ Made = tuple[Attacked, dict[str, Tensor]]
 
 CHECKED, QUERIES = 16, 200
 """How many images the checks of a large radius and of a black box take, and how many questions the latter asks."""
+ONCE = (LARGE, BLACK_BOX)
+"""The stages that take a few images, at once."""
 ENOUGH = 20
 """Draws by which a search chooses among its points, at least."""
 
@@ -94,39 +99,42 @@ class Outcome:
     seconds: float
 
 
-def run_defended(subject: Subject, info: DefendedInfo, folder: Path, *, watch: Watcher | None = None) -> Outcome:
+def run_defended(
+    subject: Subject, info: DefendedInfo, folder: Path, *, ranks: Ranks, watch: Watcher | None = None
+) -> Outcome:
     """Attacks and scores everything that ``folder`` does not hold yet.
 
+    Args:
+        ranks: the processes that share the work. Each of them calls this.
+
     Raises:
-        PlanMismatch, StorageError, BadFile: as `PartStore`.
+        PlanMismatch, StorageError, BadFile: as `holdfast.records.part.part`.
         BadModel: the model fails on an image; what is finished stays finished.
+        Incomplete: another process ended; likewise.
     """
-    store = defended_store(folder, info)
-    try:
-        with frozen(subject.model.module), rng_kept(subject.model.device):
-            return _Session(subject, info, folder, store, watch).run()
-    finally:
-        store.close()
+    shared = opened(lambda rank: defended_store(folder, info, rank), ranks)
+    with shared as store, frozen(subject.model.module), rng_kept(subject.model.device):
+        return _Session(subject, info, folder, store, watch, ranks).run()
 
 
 class _Session:
-    """The work from where the folder stands to its end; ``best`` holds the points that were worst for the defence."""
+    """The work from where the folder stands to its end. Points are handed on from stage to stage in the folder."""
 
     def __init__(
         self,
         subject: Subject,
         info: DefendedInfo,
         folder: Path,
-        store: PartStore[Attacked],
+        store: Part[Attacked],
         watch: Watcher | None,
+        ranks: Ranks,
     ) -> None:
-        self.subject, self.info, self.store, self.watch = subject, info, store, watch
+        self.subject, self.info, self.store, self.watch, self.ranks = subject, info, store, watch, ranks
         self.model, self.threat, self.effort = subject.model, subject.threat, subject.effort
         self.module = core_of(self.model)
         self.points = folder / FOLDER / POINTS
-        self.lines = {(line.stage, line.first): line for line in attacked(folder)}
-        self.best: dict[int, Tensor] = {}
-        self.stands: dict[int, Standing] = {}
+        every = {(line.stage, line.first): line for line in attacked(folder)}
+        self.lines = {key: every[key] for key in every if key in store.done}  # another process may be ahead
         self.wrapped: Randomised = drawing(subject.defence.wrap(self.module))
         self.draws = info.evaluations if info.randomised else 1
         self.held_out = self.effort.held_out if info.randomised else 1
@@ -137,36 +145,39 @@ class _Session:
         self.answer = max(1.0, cost(subject.defence, self.module, self.sample))
         self.core = search_copy(self.module, self.sample).module
         self.seen: dict[int, list[Entrance]] = {}
-        self.clock = Clock(self._weights(), len(self.ids), frozenset(self.lines))
+        known: Counter[str] = Counter()
+        for line in self.lines.values():
+            known[line.stage] += self._counted(line)
+        self.clock = Clock(self._weights(), len(self.ids), known, ranks)
+        self.told = known.total()
 
     def run(self) -> Outcome:
-        self.stage(CLEAN, self._clean)
-        self.stage(OBLIVIOUS, self._oblivious)
+        self.stages({CLEAN: self._clean, OBLIVIOUS: self._oblivious})
         for place, budget in enumerate(self.info.budgets):
             if place and levels(self.lines, self.info)[-1].flat:
                 break
-            self.stage(adaptive(budget), lambda first, budget=budget: self._adaptive(first, budget))
-        self.stage(FIXED, self._fixed)
-        self.stage(LARGE, self._large, firsts=[0])
-        self.stage(BLACK_BOX, self._black_box, firsts=[0])
-        there = self.best[0][:8]
+            self.stages({adaptive(budget): partial(self._adaptive, budget=budget)})
+        self.stages({FIXED: self._fixed, LARGE: self._large, BLACK_BOX: self._black_box})
+        there = self._stored(adaptive_stage(self.lines, self.info), 0)["x"][:8]
         on_points = cost(self.subject.defence, self.module, there)
         return Outcome(self.lines, self.answer, on_points, self.clock.seconds)
 
-    def stage(self, name: str, work: Callable[[int], Made], *, firsts: Sequence[int] | None = None) -> None:
-        """Everything of one stage that is not recorded yet, chunk by chunk."""
-        for first in self.firsts if firsts is None else firsts:
-            if (name, first) not in self.lines:
-                line, points = work(first)
-                if points:
-                    kept = {key: value.cpu().contiguous() for key, value in points.items()}
-                    write_atomic(self.points / f"{name}-{first}.safetensors", [save(kept)])
-                self.store.append(line)
-                self.lines[name, first] = line
-                if self.watch:
-                    self.watch(self.clock.at(name, self.lines))
-            elif name == OBLIVIOUS or name in map(adaptive, self.info.budgets):
-                self._take_up(self._stored(name, first), first)
+    def stages(self, work: Mapping[str, Callable[[int], Made]]) -> None:
+        """Everything of some stages that is not recorded yet, chunk by chunk; none of them needs what another one finds."""
+        every = [(name, first) for name in work for first in (self.firsts[:1] if name in ONCE else self.firsts)]
+        own: list[Attacked] = []
+        for name, first in taken([key for key in every if key not in self.lines], self.ranks, f"taken {[*work]}"):
+            line, points = work[name](first)
+            if points:
+                kept = {key: value.cpu().contiguous() for key, value in points.items()}
+                write_atomic(self.points / f"{name}-{first}.safetensors", [save(kept)])
+            self.store.append(line)
+            own.append(line)
+            self._tell(name, self._counted(line), work)
+        agree(self.store, self.ranks)
+        for line in chain(*self.ranks.gather(own)):
+            self.lines[line.stage, line.first] = line
+        self._tell([*work][-1], 0, work)
 
     # The stages. Each returns its line and its points: ``x``, and ``worst`` for the defence where that is another.
 
@@ -201,13 +212,13 @@ class _Session:
             forwards=round(len(ids) * (steps + self.held_out * len(found) * self.answer)),
         )
         line = line.model_copy(update={"right": right, "model_right": model_right})
-        points = {"x": chosen, "worst": best, "wrong": stands.wrong, "margin": stands.margin}
-        return line, self._take_up(points, first)
+        return line, {"x": chosen, "worst": best, "wrong": stands.wrong, "margin": stands.margin}
 
     def _adaptive(self, first: int, budget: int) -> Made:
         x, y, ids = self.images(first)
         before = self._before(budget, first)
-        best, stands = self.best[first], self.stands[first]
+        start = self._stored(before.stage, first)
+        best, stands = _worst(start), Standing(start["wrong"], start["margin"])
         by, moved = list(before.found), torch.zeros(len(ids), dtype=torch.bool, device=x.device)
         spent = [0, 0]
         for search in self._searches(budget):
@@ -231,13 +242,14 @@ class _Session:
         line = self._line(
             adaptive(budget), first, best, found=by, gradients=spent[0], forwards=spent[1], same=same, moved=moved
         )
-        return line, self._take_up({"x": best, "wrong": stands.wrong, "margin": stands.margin}, first)
+        return line, {"x": best, "wrong": stands.wrong, "margin": stands.margin}
 
     def _fixed(self, first: int) -> Made:
         """The deterministic mode, whose draws the attacker knows; a defence that draws nothing was attacked so already."""
         x, y, ids = self.images(first)
         spent = [0, 0]
-        for known in (_worst(self._stored(OBLIVIOUS, first)), self.best[first]):
+        for stage in (OBLIVIOUS, adaptive_stage(self.lines, self.info)):
+            known = _worst(self._stored(stage, first))
             x = torch.where((self._mode(x) == y).view(-1, 1, 1, 1), known, x)
         for entrance in self._own if self.info.randomised else ():
             place = (self._mode(x) == y).nonzero()[:, 0]
@@ -382,10 +394,15 @@ class _Session:
             forwards=forwards + round(len(place) * self.draws * self.answer),
         )
 
-    def _take_up(self, points: dict[str, Tensor], first: int) -> dict[str, Tensor]:
-        """The points that are worst for the defence from here on; gives them back."""
-        self.best[first], self.stands[first] = _worst(points), Standing(points["wrong"], points["margin"])
-        return points
+    def _counted(self, line: Attacked) -> int:
+        """How many images a line counts for in the progress: all, where a few stand for them."""
+        return len(self.ids) if line.stage in ONCE else len(line.ids)
+
+    def _tell(self, stage: str, images: int, stages: Iterable[str]) -> None:
+        step = self.clock.at(stage, images, since=next(iter(stages)))
+        if self.watch and step.done > self.told:
+            self.watch(step)
+        self.told = step.done
 
     def _stored(self, stage: str, first: int) -> dict[str, Tensor]:
         """What a stage wrote beside its line."""

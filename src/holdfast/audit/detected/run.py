@@ -19,7 +19,6 @@ from holdfast.ascent.meter import Meter
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows
 from holdfast.attacks.apgd import APGD
-from holdfast.audit.corrupted.run import Progress, Watcher
 from holdfast.audit.defended.outcome import rate
 from holdfast.audit.defended.run import AT_ONCE, AT_ONCE_DEVICE
 from holdfast.audit.defended.search import climbed, most_certain
@@ -27,6 +26,7 @@ from holdfast.audit.defended.views import Tally, core_of
 from holdfast.audit.detected.images import Images
 from holdfast.audit.detected.options import EXTRA
 from holdfast.audit.detected.views import Real, counted
+from holdfast.audit.divided import Progress, Watcher
 from holdfast.audit.feed import tensors
 from holdfast.detectors.detector import Detector
 from holdfast.detectors.evasion import WAYS, Unnoticed, evade

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast.audit.config import check_numbers
-from holdfast.audit.corrupted.run import Watcher
+from holdfast.audit.divided import Watcher
 from holdfast.audit.perturbed.run import asked, describe_sequences, divided_by, evaluate_sequences
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,8 +16,10 @@ from torch import Tensor
 from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.audit.corrupted.notes import finding
-from holdfast.audit.corrupted.run import Progress, Watcher, uint8_images
+from holdfast.audit.corrupted.run import uint8_images
+from holdfast.audit.divided import Tally, Watcher, agree, opened, pieces
 from holdfast.audit.perturbed.flips import ALEXNET_FLIPS, EXTRA, TEST, flips, top5_distances
+from holdfast.audit.ranks import Alone, Ranks, by_first, taken
 from holdfast.audit.run import data_info, look, versions
 from holdfast.audit.session import logarithmic
 from holdfast.data.ahead import Ahead
@@ -40,9 +41,9 @@ from holdfast.records.sequences import (
     SequencesInfo,
     SequencesRow,
     SequencesSummary,
+    finished_sequences,
     measured,
     read_sequences_summary,
-    same_sequences,
     sequences_store,
 )
 
@@ -161,25 +162,28 @@ def evaluate_sequences(
     divisor: Divisor,
     *,
     watch: Watcher | None = None,
+    ranks: Ranks | None = None,
 ) -> SequencesSummary:
     """Runs or resumes what ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
 
     Args:
         divisor: what flip probabilities are divided by, see `divided_by`.
+        ranks: the processes that share the work, each of which calls this.
 
     Raises:
-        PlanMismatch, StorageError, BadFile: as `PartStore`.
+        PlanMismatch, StorageError, BadFile: as `holdfast.records.part.part`.
         BadModel: the model fails on a frame; what is finished stays finished.
+        Incomplete: another process ended; likewise.
     """
-    if (folder / FOLDER / SUMMARY).exists():
-        same_sequences(folder, info)
-        known = read_sequences_summary(folder)
+    ranks = ranks or Alone()
+    known = by_first(ranks, lambda: finished_sequences(folder, info))
+    if known:
         if known.baseline == divisor.name:
             return known
         seconds = known.seconds
     else:
-        seconds = _run(model, source, info, question, folder, watch)
-    return _conclude(folder, info, question, source, divisor, seconds)
+        seconds = _run(model, source, info, question, folder, watch, ranks)
+    return by_first(ranks, lambda: _conclude(folder, info, question, source, divisor, seconds))
 
 
 @dataclass(frozen=True)
@@ -220,30 +224,38 @@ def divided_by(baseline: str | Path | None, info: SequencesInfo) -> Divisor:
 
 
 def _run(
-    model: Model, source: Source, info: SequencesInfo, question: Asked, folder: Path, watch: Watcher | None
+    model: Model,
+    source: Source,
+    info: SequencesInfo,
+    question: Asked,
+    folder: Path,
+    watch: Watcher | None,
+    ranks: Ranks,
 ) -> float:
-    store = sequences_store(folder, info)
-    began, fresh = time.monotonic(), 0
-    total, ids = len(source) * len(info.perturbations), np.asarray(source.ids)
-    before = sum(min(info.chunk, len(source) - first) for _, first in store.done)
+    ids = np.asarray(source.ids)
     classifier = logarithmic(model.module, info.findings)
-    try:
+    with opened(lambda rank: sequences_store(folder, info, rank), ranks) as store:
+        before = sum(min(info.chunk, len(ids) - first) for _, first in store.done)
+        total = len(ids) * len(info.perturbations)
+        tally = Tally("perturbations", ranks, before=before, total=total, watch=watch)
+        todo = [
+            [(name, first) for name in info.perturbations if (name, first) not in store.done]
+            for first in range(0, len(ids), info.chunk)
+        ]
+        at, clean = -1, None
         with frozen(model.module), rng_kept(model.device), Ahead(source) as ahead:
-            ahead.expect(ids)
-            for first in range(0, len(ids), info.chunk):
-                todo = [name for name in info.perturbations if (name, first) not in store.done]
-                part = ids[first : first + info.chunk]
-                clean = uint8_images(ahead.take(part).images).to(model.device) if todo else None
-                for name in todo:
-                    assert clean is not None
+            if ranks.world == 1:  # else nobody knows which images will be this process's
+                ahead.expect(ids)
+            for piece in taken(pieces(todo, ranks), ranks, "perturbations taken"):
+                for name, first in piece:
+                    part = ids[first : first + info.chunk]
+                    if clean is None or first != at:
+                        at, clean = first, uint8_images(ahead.take(part).images).to(model.device)
                     store.append(_line(classifier, model, question, name, first, part, clean))
-                    fresh += len(part)
-                    if watch:
-                        seconds, done = time.monotonic() - began, before + fresh
-                        watch(Progress(name, done, total, seconds, (total - done) * seconds / fresh))
-    finally:
-        store.close()
-    return time.monotonic() - began
+                    tally.add(name, len(part))
+        agree(store, ranks)
+        tally.close()
+    return tally.seconds
 
 
 def _line(
