@@ -23,7 +23,8 @@ class Images:
     """Which images."""
 
     data: str | None = None
-    """The images: digits (the default), or the path of a folder, .tar shards, .npz, .parquet, CIFAR binary or idx."""
+    """The images: digits (the default), the path of a folder, .tar shards, .npz, .parquet, CIFAR binary or idx, hf:FOLDER,
+    or torchvision:SET:FOLDER."""
     split: str | None = None
     """Which part of the data; its test part unless given."""
     limit: int | None = None
@@ -95,7 +96,7 @@ def load(config: AuditConfig) -> tuple[Model, Source]:
     from holdfast.data.load import load as load_data
     from holdfast.models.load import load as load_model
 
-    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed, download=config.download)
     model = load_model(
         config.model,
         weights=config.weights,

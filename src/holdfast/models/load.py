@@ -57,8 +57,8 @@ def load(
     Args:
         given: ``"net:NAME"`` (a registered net); ``"your_module:factory"`` (imported, with the current folder on the
             path during the import: naming it is your word that its code may run); a name or a file that one of
-            `holdfast.models.origins` takes; an ``nn.Module``; a `Model`; or any function from images to logits. A module of yours
-            is used as it is, unless weights or device need a change: then a copy is changed.
+            `holdfast.models.origins` takes; an ``nn.Module``; a `Model`; or any function from images to logits. A module of
+            yours is used as it is, unless weights or device need a change: then a copy is changed.
         weights: a ``.safetensors``, ``.pt``, ``.pth`` or ``.ckpt`` file; no code in it is ever run. ``"pretrained"``: those
             that the model's origin publishes.
         normalise: what to put in front: a preset's name, ``"m1,m2,m3/s1,s2,s3"``, or a pair of sequences. Where it is
@@ -84,20 +84,20 @@ def load(
     place, image = _device(device), _shape(shape)
     given = str(given) if isinstance(given, Path) else given
     asked = None if normalise is None else normalisation.parse(normalise)
+    origin = origin_of(given) if isinstance(given, str) else None
     pretrained = weights == PRETRAINED
+    if pretrained and (origin is None or not origin.publishes):
+        raise BadValue(
+            f"weights are {PRETRAINED!r}, and nobody publishes any of this model", hint="give a file of weights"
+        )
+    if weights is not None and origin is not None and not origin.weights:
+        raise BadValue(f"{given} brings its own weights", hint="leave weights out")
     read = None if weights is None or pretrained else weight_files.read(weights)
     declared = {} if read is None else dict(sorted(read.metadata.items()))
     if options and not isinstance(given, str):
         raise BadValue(
             "options are for a net or factory that is built", hint="leave options out, or name what to build"
         )
-    origin = origin_of(given) if isinstance(given, str) else None
-    if pretrained and origin is None:
-        raise BadValue(
-            f"weights are {PRETRAINED!r}, and nobody publishes any of this model", hint="give a file of weights"
-        )
-    if weights is not None and origin is not None and not origin.weights:
-        raise BadValue(f"{given} brings its own weights", hint="leave weights out")
     found = None
     class_names, differentiable = (given.class_names, given.differentiable) if isinstance(given, Model) else ((), True)
     with rng_kept(place):

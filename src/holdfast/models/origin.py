@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import nn
 
 from holdfast.foundation import registry
-from holdfast.foundation.errors import BadFile
 from holdfast.models.normalisation import Moments
 
 
@@ -23,14 +21,12 @@ class Asked:
         pretrained: take the weights that the origin publishes.
         trust_code: code that comes with the model may run.
         download: what is not on this machine may be fetched.
-        device: where to evaluate.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = False
     trust_code: bool = False
     download: bool = False
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,13 @@ class Found:
 class Origin(Protocol):
     """What a class marked ``@register`` in `holdfast.models.origins` offers.
 
-    ``written`` says how a user names a model there; ``weights`` whether ``--weights`` may fill it, or it brings its own.
+    ``written`` says how a user names a model there; ``weights`` whether ``--weights`` may name a file for it, or it brings
+    its own; ``publishes`` whether ``--weights`` may be ``pretrained``.
     """
 
     written: ClassVar[str]
     weights: ClassVar[bool]
+    publishes: ClassVar[bool]
 
     @staticmethod
     def recognises(given: str) -> bool:
@@ -84,8 +82,3 @@ def written() -> str:
     """All ways to name a model, for errors."""
     origins = ", ".join(registry.load("model", name).written for name in registry.names("model"))
     return f"net:NAME, your_module:factory, {origins}"
-
-
-def missing(library: str, *, extra: str) -> BadFile:
-    """The error for a library that cannot be imported."""
-    return BadFile(f"{library} cannot be imported, and reads this model", hint=f"pip install 'holdfast[{extra}]'")

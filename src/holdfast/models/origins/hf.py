@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from holdfast.foundation.errors import BadFile, BadModel, BadValue
+from holdfast.foundation.extras import missing, offline
 from holdfast.foundation.registry import register
 from holdfast.models.normalisation import Moments
-from holdfast.models.origin import Asked, Found, missing
-from holdfast.models.published import offline
+from holdfast.models.origin import Asked, Found
 
 _ID = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 
@@ -39,6 +39,7 @@ class HuggingFace:
 
     written: ClassVar[str] = "hf:FOLDER_OR_ID"
     weights: ClassVar[bool] = False
+    publishes: ClassVar[bool] = False
 
     @staticmethod
     def recognises(given: str) -> bool:

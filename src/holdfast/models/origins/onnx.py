@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.foundation.errors import BadFile, BadModel
+from holdfast.foundation.extras import missing
 from holdfast.foundation.registry import register
 from holdfast.models.fixed_batch import FixedBatch
 from holdfast.models.from_file import FromFile, checksum
-from holdfast.models.origin import Asked, Found, missing
+from holdfast.models.origin import Asked, Found
 
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
@@ -41,6 +42,7 @@ class Onnx:
 
     written: ClassVar[str] = "MODEL.onnx"
     weights: ClassVar[bool] = False
+    publishes: ClassVar[bool] = False
 
     @staticmethod
     def recognises(given: str) -> bool:

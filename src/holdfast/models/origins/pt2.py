@@ -44,6 +44,7 @@ class Pt2:
 
     written: ClassVar[str] = "MODEL.pt2"
     weights: ClassVar[bool] = False
+    publishes: ClassVar[bool] = False
 
     @staticmethod
     def recognises(given: str) -> bool:

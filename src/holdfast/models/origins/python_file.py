@@ -21,6 +21,7 @@ class PythonFile:
 
     written: ClassVar[str] = "FILE.py:FACTORY"
     weights: ClassVar[bool] = True
+    publishes: ClassVar[bool] = False
 
     @staticmethod
     def recognises(given: str) -> bool:

@@ -6,10 +6,10 @@ import difflib
 from typing import ClassVar
 
 from holdfast.foundation.errors import BadModel, BadValue, UnknownName
+from holdfast.foundation.extras import missing, offline
 from holdfast.foundation.registry import register
 from holdfast.models.normalisation import Moments
-from holdfast.models.origin import Asked, Found, missing
-from holdfast.models.published import offline
+from holdfast.models.origin import Asked, Found
 
 
 @register
@@ -22,6 +22,7 @@ class Timm:
 
     written: ClassVar[str] = "timm:NAME"
     weights: ClassVar[bool] = True
+    publishes: ClassVar[bool] = True
 
     @staticmethod
     def recognises(given: str) -> bool:

@@ -25,6 +25,7 @@ class TorchScript:
 
     written: ClassVar[str] = "MODEL.ts"
     weights: ClassVar[bool] = False
+    publishes: ClassVar[bool] = False
 
     @staticmethod
     def recognises(given: str) -> bool:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from holdfast.foundation.errors import BadFile, BadModel, UnknownName
+from holdfast.foundation.extras import missing
 from holdfast.foundation.registry import register
 from holdfast.models import weights as weight_files
 from holdfast.models.normalisation import Moments
-from holdfast.models.origin import Asked, Found, missing
+from holdfast.models.origin import Asked, Found
 
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
@@ -28,6 +29,7 @@ class Torchvision:
 
     written: ClassVar[str] = "torchvision:NAME"
     weights: ClassVar[bool] = True
+    publishes: ClassVar[bool] = True
 
     @staticmethod
     def recognises(given: str) -> bool:

@@ -1,4 +1,4 @@
-"""Weights and data that others publish: fetched where the user says so, else taken from what is here."""
+"""Libraries that only some users have: the error where one is missing, and no network unless the user says so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from holdfast.foundation.errors import BadFile
+
+
+def missing(library: str, *, extra: str) -> BadFile:
+    """The error for a library that cannot be imported."""
+    return BadFile(f"{library} is needed to read this, and cannot be imported", hint=f"pip install 'holdfast[{extra}]'")
 
 
 @contextmanager
