@@ -88,6 +88,31 @@ def test_an_archive_answers_as_the_net_that_was_exported(exported, tmp_path) -> 
     assert load(written(tmp_path / "other.pt2", relu)).fingerprint != model.fingerprint
 
 
+def test_an_archive_is_audited_by_its_name(exported, tmp_path, cli) -> None:
+    rng = np.random.default_rng(0)
+    data = tmp_path / "images.npz"
+    np.savez(data, images=rng.integers(0, 256, (9, 1, 8, 8), np.uint8), labels=np.arange(9) % 3)
+    ran = cli(
+        "audit",
+        "--model",
+        exported,
+        "--data",
+        data,
+        "--eps",
+        "0.3",
+        "--plan",
+        "sweep",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["backwards"] > 0 and told["robust_accuracy"]["value"] <= told["clean_accuracy"]["value"]
+    assert "resized from 8x8 to 6x6" in ran.err
+    assert cli("verify", tmp_path / "run", "--model", exported).code == 0
+
+
 def test_an_archive_of_one_batch_size_takes_others(tmp_path) -> None:
     net, path = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval(), tmp_path / "fixed.pt2"
     torch.export.save(torch.export.export(net, (torch.rand(4, *SHAPE),)), path)

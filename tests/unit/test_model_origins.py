@@ -107,6 +107,14 @@ def test_a_folder_of_hugging_face_brings_its_normalisation_and_names(vit, no_net
         load(f"hf:{vit}", shape=(1, 16, 16))
 
 
+def test_a_folder_of_hugging_face_is_audited_by_its_name(vit, images, tmp_path, cli, no_network) -> None:
+    asked = ("--model", f"hf:{vit}", "--data", images, "--eps", "8/255", "--plan", "sweep")
+    ran = cli("audit", *asked, "--out", tmp_path / "run", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["backwards"] > 0 and "classes cat, dog, bird" in ran.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"]["declared"]["origin"] == "hf"
+
+
 def test_a_processor_is_a_normalisation_of_pixels_between_0_and_1() -> None:
     needs("transformers")
     from holdfast.models.origins.hf import _moments

@@ -1,8 +1,8 @@
 """Runs the graph of a ``torch.export`` archive, one listed operator after another, without torch's own loader.
 
-That loader (torch 2.13) unpickles members without restriction, evaluates texts (`sympy.sympify`, guards) and resolves the
-name of an operator anywhere below ``torch``, ``torch.ops.aten.save`` included, which writes files. Here a node is an
-operator of ATen whose arguments are tensors, numbers and settings, or arithmetic on numbers. There is no third kind, no
+That loader (tried: torch 2.13 and 2.15) unpickles members without restriction and evaluates the texts of sizes
+(`sympy.sympify`); it looks an operator's name up anywhere below ``torch``. Here a node is an operator of ATen whose
+arguments are tensors, numbers and settings, or arithmetic on numbers: no file's name (``from_file``), no third kind. No
 text is evaluated, and nothing is unpickled.
 """
 

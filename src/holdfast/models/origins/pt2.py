@@ -30,7 +30,7 @@ _PLAIN = (
     ".data/alignment",
 )
 _PAYLOADS = ("data/weights/weight_", "data/constants/tensor_")
-_AGAIN = "export it again: torch.export.save(torch.export.export(model, (images,)), path), with torch 2.9 or later"
+_AGAIN = "export it again: torch.export.save(torch.export.export(model, (images,)), path), with a recent torch"
 
 
 @register
