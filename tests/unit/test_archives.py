@@ -32,6 +32,7 @@ def exported(tmp_path_factory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)).eval()
+        nn.init.normal_(net[0].weight)  # else few units are on
     path = tmp_path_factory.mktemp("pt2") / "net.pt2"
     sizes = ({0: torch.export.Dim("batch")},)
     torch.export.save(torch.export.export(net, (torch.rand(2, *SHAPE),), dynamic_shapes=sizes), path)
@@ -92,20 +93,8 @@ def test_an_archive_is_audited_by_its_name(exported, tmp_path, cli) -> None:
     rng = np.random.default_rng(0)
     data = tmp_path / "images.npz"
     np.savez(data, images=rng.integers(0, 256, (9, 1, 8, 8), np.uint8), labels=np.arange(9) % 3)
-    ran = cli(
-        "audit",
-        "--model",
-        exported,
-        "--data",
-        data,
-        "--eps",
-        "0.3",
-        "--plan",
-        "sweep",
-        "--out",
-        tmp_path / "run",
-        "--json",
-    )
+    asked = ("--model", exported, "--data", data, "--eps", "0.3", "--plan", "sweep", "--out", tmp_path / "run")
+    ran = cli("audit", *asked, "--json")
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
     assert told["backwards"] > 0 and told["robust_accuracy"]["value"] <= told["clean_accuracy"]["value"]
