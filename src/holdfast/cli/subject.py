@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,9 @@ def _tell(model: Model) -> None:
     """Says on stderr what is put in front of a model that brings its own configuration, and what is known of it."""
     from holdfast.cli.terminal import terminal
 
-    if "origin" not in model.declared:
+    if "origin" not in model.declared or os.environ.get("RANK", "0") != "0":  # of torchrun's processes one says it
         return
-    said = [f"images resized from {model.declared['resize']}"] if "resize" in model.declared else []
+    said = [f"images resized {model.declared['resize']}"] if "resize" in model.declared else []
     normalise = model.declared.get("normalise")
     said += [f"normalised by {normalise}" if normalise else "not normalised in front: if it needs that, --normalise"]
     said += [f"classes {', '.join(model.class_names[:3])}, ..."] if model.class_names else []

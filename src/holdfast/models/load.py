@@ -18,9 +18,9 @@ from holdfast.models import normalisation
 from holdfast.models import weights as weight_files
 from holdfast.models.factory import called, imported
 from holdfast.models.model import Model, fingerprint, placement
-from holdfast.models.origin import Asked, Found, origin_of, written
+from holdfast.models.origin import Asked, origin_of, written
 from holdfast.models.probe import find_shape, probe
-from holdfast.models.resized import Resized
+from holdfast.models.resized import Resized, resized
 from holdfast.nets.normalise import Normalise
 
 _FORMS = "give net:NAME, your_module:factory, an nn.Module or a function from images to logits"
@@ -123,10 +123,12 @@ def load(
     if asked is None and read is not None and not inside:  # a net that normalises inside does not want it twice
         asked = normalisation.from_metadata(read.metadata, path=str(weights))
     if found is not None:
-        declared["origin"] = str(given).partition(":")[0] if ":" in str(given) else Path(str(given)).suffix
+        declared["origin"] = registry.name_of(origin)
         asked, class_names = asked or found.moments, found.class_names
         image = image or found.shape
-        module = _resized(module, found, image, declared)
+        module = resized(found.module, found.shape, image)
+        if isinstance(module, Resized):
+            declared["resize"] = module.extra_repr()
     if asked is not None:
         module = _normalised(module, asked, image)
         declared["normalise"] = str(asked)
@@ -255,29 +257,6 @@ def _normalised(
     core = module if isinstance(module, nn.Module) else Called(module)
     front = nn.Sequential(Normalise(*moments).to(place, dtype), core)
     front[0].training = front.training = core.training  # not through train(), which would reach into the user's module
-    return front
-
-
-def _resized(
-    module: Callable[[Tensor], Tensor],
-    found: Found,
-    image: tuple[int, int, int] | None,
-    declared: dict[str, str],
-) -> Callable[[Tensor], Tensor]:
-    """The module behind a resizing, where its origin says another size than that of the images."""
-    if found.shape is None or image is None or not isinstance(module, nn.Module):
-        return module
-    if found.shape[0] != image[0]:
-        raise BadModel(
-            f"the model takes images with {found.shape[0]} channels and the images have {image[0]}",
-            hint="convert the images, or give a model for them",
-        )
-    if found.shape[1:] == image[1:]:
-        return module
-    declared["resize"] = "{}x{} to {}x{}".format(*image[1:], *found.shape[1:])
-    mode = module.training
-    front = Resized(module, (found.shape[1], found.shape[2]))
-    front.training = mode
     return front
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from holdfast.foundation.errors import BadModel
+
 
 class Resized(nn.Module):
     """``core`` behind a bilinear, antialiased resizing of the whole image to ``size`` (H,W); differentiable.
@@ -21,4 +23,22 @@ class Resized(nn.Module):
         return self.core(F.interpolate(images, self.size, mode="bilinear", antialias=True))
 
     def extra_repr(self) -> str:
-        return f"size={self.size}"
+        return "to {}x{}".format(*self.size)
+
+
+def resized(core: nn.Module, wanted: tuple[int, int, int] | None, given: tuple[int, int, int] | None) -> nn.Module:
+    """A classifier of images ``wanted`` (C,H,W) as one of images ``given``; as it is where one of them is not known.
+
+    Raises:
+        BadModel: the numbers of channels differ.
+    """
+    if wanted is None or given is None or wanted == given:
+        return core
+    if wanted[0] != given[0]:
+        raise BadModel(
+            f"the model takes images with {wanted[0]} channels and the images have {given[0]}",
+            hint="convert the images, or give a model for them",
+        )
+    front = Resized(core, wanted[1:])
+    front.training = core.training  # not through train(), which would reach into the model
+    return front
