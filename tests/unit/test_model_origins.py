@@ -283,6 +283,8 @@ def test_onnx_is_audited_by_the_black_box_plan_alone(onnx_file, images, tmp_path
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
     assert told["backwards"] == 0 and told["forwards"] > 0 and "no gradients" in ran.err
+    planned = cli("plan", *asked[1:-2], "--plan", "black-box", "--json")
+    assert planned.code == 0 and [one["backwards"] for one in json.loads(planned.out)] == [0, 0, 0, 0], planned.err
     verified = cli("verify", tmp_path / "run", "--model", onnx_file)
     assert verified.code == 0, verified.err
 

@@ -46,11 +46,7 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
         parts = each.filename.split("/")
         if len(parts) < 2 or {"", ".", ".."} & {*parts} or _CONTROL.search(each.orig_filename):
             raise _refused(path, f"has a member of the name {each.orig_filename[:100]!r}")
-        if (
-            each.flag_bits & _ENCRYPTED
-            or each.compress_type != zipfile.ZIP_STORED
-            or each.compress_size != each.file_size
-        ):
+        if each.flag_bits & _ENCRYPTED or each.compress_type != zipfile.ZIP_STORED:
             raise _refused(
                 path,
                 f"has the member {each.filename}, which unpacks {each.compress_size:,} bytes to {each.file_size:,}",
