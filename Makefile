@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: demo gallery test check bench slow clean
+.PHONY: demo gallery docs test check bench slow clean
 
 demo: $(STAMP)  ## the whole story on handwritten digits: two nets, two audits, one report
 	$(BIN)/holdfast demo --out runs/demo
@@ -12,6 +12,9 @@ demo: $(STAMP)  ## the whole story on handwritten digits: two nets, two audits, 
 gallery: $(STAMP)  ## the pictures of docs/explain.md
 	$(BIN)/holdfast demo --explain --out runs/demo
 	$(BIN)/python docs/gallery.py runs/demo/robust/explain docs/images/explain
+
+docs: $(STAMP)  ## the documentation as a site that opens from the disk: site/index.html
+	$(BIN)/python -m mkdocs build --quiet
 
 test: $(STAMP)  ## the default test suite, on every core
 	$(BIN)/python -m pytest -n auto
@@ -35,4 +38,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs site build dist

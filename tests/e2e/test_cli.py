@@ -23,12 +23,14 @@ COMMANDS = (
     "attack",
     "audit",
     "certify",
+    "completion",
     "corrupt",
     "demo",
     "detect",
     "doctor",
     "experiment",
     "explain",
+    "index",
     "list",
     "plan",
     "report",
@@ -92,6 +94,28 @@ def test_list(kind: str, cli) -> None:
     assert ran.out.strip() in cli("list").out or len(ran.out.split()) <= len(cli("list").out.split())
 
 
+def test_list_as_json(cli) -> None:
+    told = json.loads(cli("list", "attack", "--json").out)
+    assert [(each["kind"], each["name"]) for each in told] == [("attack", name) for name in registry.names("attack")]
+    assert all(each["about"] for each in told)
+
+
+@pytest.mark.parametrize(
+    ("shell", "begins"), [("bash", "# Bash"), ("zsh", "#compdef holdfast"), ("fish", "#"), ("powershell", "")]
+)
+def test_completion(shell: str, begins: str, cli) -> None:
+    ran = cli("completion", shell)
+    assert ran.code == 0 and not ran.err and ran.out.startswith(begins)
+    assert "corrupt" in ran.out and ("--strict-checks" in ran.out or "strict-checks" in ran.out)
+    assert cli("completion", "tcsh").code == 2
+
+
+def test_verbose_shows_where_an_error_arose(cli) -> None:
+    quiet, verbose = cli("list", "atack"), cli("list", "atack", "--verbose")
+    assert quiet.code == verbose.code == 2
+    assert "Traceback" not in quiet.err and "Traceback" in verbose.err and verbose.err.endswith(quiet.err)
+
+
 def test_list_plans(cli) -> None:
     out = cli("list", "plan").out
     assert [line.split()[1] for line in out.splitlines() if line.startswith("plan ")] == list(OUTLINES)
@@ -149,7 +173,14 @@ def test_corruptions_alone_need_no_radius(net, cli, digits_net) -> None:
 
 
 def test_a_written_set_is_read_again_and_shown(net, cli) -> None:
-    assert cli("corrupt", "--data", "digits", "--limit", 12, "--corruptions", "fog", "--out", "set", "-q").code == 0
+    ran = cli("corrupt", "--data", "digits", "--limit", 12, "--corruptions", "fog", "--out", "set", "-q", "--json")
+    assert json.loads(ran.out) == {
+        "out": "set",
+        "corruptions": ["fog"],
+        "severities": [1, 2, 3, 4, 5],
+        "variant": "32",
+        "images": 60,  # 12 under each of five severities
+    }
     made = cli("audit", *net, "--limit", 12, "--corruptions", "fog", "--out", "made", "--json", "-q")
     read = cli("audit", *net, "--limit", 12, "--released", "set", "--out", "read", "--json", "-q")
     assert json.loads(read.out)["corruptions"]["cells"] == json.loads(made.out)["corruptions"]["cells"]
@@ -192,7 +223,8 @@ def test_verify(run: Path, cli, net) -> None:
     ran = cli("verify", "run")
     points = len(store_points(run))
     assert ran.code == 0 and f"{points} of {points} adversarial images are upheld" in ran.out
-    assert cli("verify", "run", *net).code == 0
+    told = json.loads(cli("verify", "run", *net, "--json").out)
+    assert told == {"points": points, "upheld": points, "refuted": [], "claimed": points, "found": points}
     assert cli("verify", "run", "--limit", 39).code == 2
 
 
@@ -210,7 +242,8 @@ def test_report_of_two_runs(run: Path, net, cli) -> None:
     assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
     assert "small_cnn" in page and "<svg" in page
     (run / store.REPORT).unlink()
-    assert cli("report", "run").code == 0 and (run / store.REPORT).exists()
+    assert json.loads(cli("report", "run", "--json").out) == {"report": "run/report.html"}
+    assert (run / store.REPORT).exists()
 
 
 def test_doctor(net, cli) -> None:

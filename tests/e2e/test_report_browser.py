@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.report import render
+from holdfast.report.index import write_index
+from holdfast.report.read import read
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 from report_fixture import write_run
@@ -18,7 +20,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
 
-SECTIONS = ["verdict", "doubts", "curve", "stages", "margins", "gallery", "classes", "measured"]
+SECTIONS = ["verdict", "doubts", "curve", "stages", "margins", "gallery", "classes", "samples", "measured", "glossary"]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,83 @@ def test_the_page_in_a_browser(browser, pages, name, width, scheme):
     axis = page.locator(".chart .role-axis-label text:visible").first
     label = axis.evaluate("text => getComputedStyle(text).fill.match(/\\d+/g).map(Number)[0]")
     assert abs(label - background) > 80  # the charts' texts follow the colour scheme
+    context.close()
+
+
+def test_filter_sort_zoom_and_hover(browser, pages):
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page.goto(pages["two"].as_uri())
+    run = read(pages["two"].parent / "a")
+    table = page.locator(".samples").first
+    shown = table.locator("tbody tr")
+    assert shown.count() == 25 and table.locator("output").inner_text() == "1 to 25 of 120 (120 in all)"
+    table.get_by_text("Next").click()
+    assert shown.first.locator("td").first.inner_text() == "25"
+
+    table.locator("select[name=outcome]").select_option("broken")
+    broken = [outcome for outcome in run.outcomes if outcome.eps is not None and outcome.right]
+    assert table.locator("output").inner_text() == f"1 to 25 of {len(broken)} (120 in all)"
+    table.locator("select[name=stage]").select_option(label="apgd-t")
+    few = [outcome for outcome in broken if outcome.stage == "apgd-t"]
+    assert f"of {len(few)} (120 in all)" in table.locator("output").inner_text()
+    heading = table.get_by_role("button", name="Distance")
+    heading.press("Enter")
+    assert table.locator("th[aria-sort=ascending]").inner_text().startswith("Distance")
+    far = [float(text) for text in table.locator("tbody td:nth-child(7)").all_inner_texts()]
+    assert far == sorted(far) and len(far) > 1
+    heading.press("Enter")
+    assert [float(text) for text in table.locator("tbody td:nth-child(7)").all_inner_texts()] == sorted(far)[::-1]
+    table.locator("input[name=id]").fill("no such")
+    assert table.locator("output").inner_text() == "none of 120" and shown.count() == 0
+
+    first = page.locator(".enlarge").first
+    first.focus()
+    page.keyboard.press("Enter")
+    caption = page.locator("dialog[open] figcaption").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("dialog[open] figcaption").inner_text() != caption
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("dialog[open] figcaption").inner_text() == caption
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+
+    assert page.locator(".tip:visible").count() == 0
+    page.locator(".chart [data-tip^='standard at eps 8/255']:visible").hover()
+    assert page.locator(".tip").inner_text().startswith("standard at eps 8/255: ")
+    page.locator("h1").hover()
+    assert page.locator(".tip:visible").count() == 0
+    page.close()
+
+
+def test_the_index_of_runs(browser, pages):
+    index = write_index(pages["one"].parent)
+    page = browser.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(index.as_uri())
+    shown = page.locator("tbody tr:visible")
+    assert shown.count() == 3 and page.locator("#count").inner_text() == "3 runs"
+    page.get_by_role("button", name="Outcome").click()
+    outcomes = [float(cell.get_attribute("data-value")) for cell in page.locator("td:nth-child(7)").all()]
+    assert outcomes == sorted(outcomes) and len(set(outcomes)) > 1
+    boxes = page.get_by_role("checkbox")
+    boxes.nth(0).check()
+    assert not page.locator("#command").is_visible()
+    boxes.nth(2).check()
+    folders = [boxes.nth(place).get_attribute("value") for place in (0, 2)]
+    assert page.locator("#command").inner_text() == f"holdfast compare {' '.join(folders)}"
+    page.locator("#words").fill("standard")
+    assert shown.count() == 1 and page.locator("#count").inner_text() == "1 of 3 runs"
+    assert complaints == []
+    page.close()
+
+
+def test_without_its_script_the_page_can_still_be_read(browser, pages):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["one"].as_uri())
+    assert page.locator("noscript").count() == 1 and page.locator("#gallery .triple").first.is_visible()
+    assert page.locator(".samples").count() == 1 and not page.locator(".samples").is_visible()
     context.close()
 
 

@@ -109,7 +109,7 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "corruptions.md"],
+    [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("python", "corruptions", "coming_from"))],
     ids=lambda page: page.name,
 )
 def test_python_blocks_run(page: Path, tmp_path: Path) -> None:

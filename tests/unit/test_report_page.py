@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,14 +13,15 @@ import numpy as np
 import pytest
 from report_fixture import write_run
 
+from holdfast.foundation import units
 from holdfast.foundation.errors import BadValue, StorageError
 from holdfast.records.schema import Finding
 from holdfast.report import render, wording
 from holdfast.report.read import read
 from holdfast.report.tally import bins, classes, losses, pair
 
-VOID = {"meta", "link", "img", "br"}
-SECTIONS = ["verdict", "doubts", "curve", "stages", "margins", "gallery", "classes", "measured"]
+VOID = {"meta", "link", "img", "br", "input"}
+SECTIONS = ["verdict", "doubts", "curve", "stages", "margins", "gallery", "classes", "samples", "measured", "glossary"]
 
 
 class Page(HTMLParser):
@@ -44,7 +48,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
     @property
@@ -105,9 +109,11 @@ def test_every_name_is_escaped(tmp_path):
     for folder in "ab":
         write_run(tmp_path / folder, name=EVIL, **more)
     text, found = page(tmp_path, "a", "b")
-    assert not {tag for tag, _ in found.seen} & {"script", "iframe", "object", "b<"}
+    assert not {tag for tag, _ in found.seen} & {"iframe", "object", "b<"}
+    kinds = [attrs.get("type") for tag, attrs in found.seen if tag == "script"]
+    assert kinds == ["application/json", "application/json", None] and text.count("<script") == 3
     assert not any(name.startswith("on") for _, attrs in found.seen for name in attrs)
-    assert "<script" not in text
+    assert "<script>alert" not in text and "alert(1)</script" not in text
     assert "<script>alert(1)</script>" in found.text
     assert "{{ 7 * 7 }}" in found.text
 
@@ -115,7 +121,11 @@ def test_every_name_is_escaped(tmp_path):
 def test_nothing_is_loaded_from_anywhere(tmp_path):
     write_run(tmp_path / "a", shape=(3, 8, 8))
     text, found = page(tmp_path, "a")
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
+    own = re.search(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert own
+    digest = base64.b64encode(hashlib.sha256(own[1].encode()).digest()).decode()
+    policy = next(attrs["content"] for _, attrs in found.seen if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     for tag, attrs in found.seen:
         for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
             assert (attrs.get(name) or "#").startswith(("#", "data:")), (tag, attrs)
@@ -207,6 +217,38 @@ def test_the_page_stays_small(tmp_path):
     write_run(tmp_path / "a", n=10_000, num_classes=100, gallery=30, shape=(3, 160, 160), searches=False)
     text, _ = page(tmp_path, "a")
     assert len(text.encode()) < 3_000_000
+
+
+def test_the_table_of_samples_holds_every_one(tmp_path):
+    summary = write_run(tmp_path / "a", n=400, num_classes=3, class_names=("</script>", "&amp;", "c"))
+    text, _ = page(tmp_path, "a")
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    told = json.loads(data)
+    assert told["classes"] == ["</script>", "&amp;", "c"] and told["stages"][0] == "clean"
+    run = read(tmp_path / "a")
+    assert [row[0] for row in told["rows"]] == [outcome.id for outcome in run.outcomes]
+    for (_, label, predicted, stage, radius, distance, margin), outcome in zip(told["rows"], run.outcomes):
+        assert label == outcome.label and margin == pytest.approx(outcome.margin, rel=1e-3)
+        if outcome.eps is None:
+            assert (predicted, stage, radius, distance) == (None, -1, None, None)
+        else:
+            assert (predicted, told["stages"][stage]) == (outcome.predicted, outcome.stage)
+            assert told["radii"][radius] == units.show(outcome.eps) and distance == pytest.approx(
+                outcome.distance, rel=1e-3
+            )
+    clean = sum(row[3] == 0 for row in told["rows"])
+    assert clean == 400 - round(400 * summary.clean_accuracy.value)
+
+
+def test_marks_of_charts_tell_their_values(tmp_path):
+    summary = write_run(tmp_path / "a", n=400)
+    text, _ = page(tmp_path, "a")
+    titles = re.findall(r"<title>(.*?)</title>", text)
+    for point in summary.curve:
+        share = f"{wording.percent(point.robust_accuracy.value)} ({wording.interval(point.robust_accuracy)}), n = 400"
+        assert f"standard at eps {units.show(point.eps)}: {share}" in titles
+    bars = [title for title in titles if "images between" in title]
+    assert sum(int(title.split()[0]) for title in bars) == 2 * 400  # wide and narrow
 
 
 def test_counts_agree_with_each_other(tmp_path):

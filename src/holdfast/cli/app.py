@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
@@ -20,6 +21,7 @@ from holdfast.cli.detect import detect
 from holdfast.cli.doctor import doctor
 from holdfast.cli.experiment import experiment
 from holdfast.cli.explain import explain
+from holdfast.cli.index import index
 from holdfast.cli.list import list_
 from holdfast.cli.plan import plan
 from holdfast.cli.report import report
@@ -31,8 +33,11 @@ from holdfast.foundation.errors import BadModel, HoldfastError, Incomplete
 
 _HELP = """How robust is your image classifier, how to make it robust, and why it is or is not.
 
-Exit codes: 0 fine, 1 below the gate, 2 bad input, 3 the number is not to be believed, 4 incomplete.
+Exit codes: 0 fine, 1 below the gate, 2 bad input, 3 the number is not to be believed, 4 incomplete. With --verbose, anywhere
+in a command, an error shows where in the code it arose.
 """
+
+VERBOSE = "--verbose"
 
 _READER_GONE = 141
 """What a shell reports of a program whose output nobody reads any more: 128 + SIGPIPE."""
@@ -41,6 +46,8 @@ _READER_GONE = 141
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit code."""
     problems = terminal(stderr=True)
+    verbose = VERBOSE in arguments
+    arguments = [each for each in arguments if each != VERBOSE]
     app = App(
         name="holdfast",
         help=_HELP,
@@ -63,11 +70,27 @@ def run(arguments: Sequence[str]) -> int:
         doctor,
         plan,
         report,
+        index,
         theory,
         explain,
     ):
         app.command(command)
     app.command(list_, name="list")
+
+    def completion(shell: Literal["bash", "zsh", "fish", "powershell"]) -> int:
+        """Print a script that teaches a shell to complete commands and options.
+
+        holdfast completion bash > ~/.local/share/bash-completion/completions/holdfast
+
+        Parameters
+        ----------
+        shell
+            Which: bash, zsh, fish or powershell.
+        """
+        print(app.generate_completion(shell=shell))
+        return 0
+
+    app.command(completion)
     try:
         return (
             app(
@@ -82,6 +105,8 @@ def run(arguments: Sequence[str]) -> int:
         command = shlex.join(["holdfast", *(error.command_chain or ()), "--help"])
         return _told(problems, HoldfastError(str(error), hint=f"see {command}"))
     except HoldfastError as error:
+        if verbose:
+            problems.print_exception()
         return _told(problems, error)
     except KeyboardInterrupt:
         if _first_to_tell():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_
 import time
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ def corrupt(
     out: Path,
     layout: str = "arrays",
     image: int | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
     """Write corrupted images, or show what they look like.
@@ -38,6 +40,8 @@ def corrupt(
         arrays (CIFAR-10-C's: NAME.npy and labels.npy) or folders (ImageNet-C's: NAME/SEVERITY/CLASS/ID.png).
     image
         The id of the image that NAME.png shows; the first unless given.
+    json
+        Print what was written as JSON on stdout, and nothing else there.
     quiet
         Show no progress.
     """
@@ -46,7 +50,13 @@ def corrupt(
 
     source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed, download=config.download)
     asked = asked_of(config, source)
-    console = terminal()
+    console = terminal(stderr=json)
+    written = {
+        "out": str(out),
+        "corruptions": asked.corruptions,
+        "severities": asked.severities,
+        "variant": asked.variant,
+    }
     if out.suffix.lower() == ".png":
         import numpy as np
 
@@ -55,6 +65,8 @@ def corrupt(
 
         clean, rows = one_image(source, asked, int(np.asarray(source.ids)[0]) if image is None else image)
         contact_sheet(clean, rows, asked.severities, out)
+        if json:
+            print(json_.dumps(written | {"images": 1}))
         console.print(f"{len(rows)} corruptions, constants for {asked.variant} pixels. Written: {out}", markup=False)
         return 0
     from holdfast.audit.corrupted.write import write_set
@@ -62,6 +74,8 @@ def corrupt(
     began = time.monotonic()
     with watching_counts(terminal(stderr=True), quiet=quiet) as watch:
         n = write_set(source, asked, out, layout=layout, watch=watch)
+    if json:
+        print(json_.dumps(written | {"images": n}))
     frost = f"; frost: {asked.frost}" if asked.frost else ""
     console.print(
         f"{n:,} images of {len(asked.corruptions)} corruptions, constants for {asked.variant} pixels{frost} "

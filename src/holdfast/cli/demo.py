@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_
 import shlex
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ def demo(
     *,
     out: Path = Path("runs/demo"),
     explain: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
     """Tell the whole story on handwritten digits: a standard and a robust net, both audited, one report.
@@ -42,6 +44,8 @@ def demo(
         The folder for the two nets, their two runs and the page.
     explain
         Ask all questions of holdfast explain about the robust net, too, beside the standard one; they join the page.
+    json
+        Print the summaries of both runs as JSON on stdout, and nothing else there.
     quiet
         Show no progress.
     """
@@ -99,6 +103,9 @@ def demo(
 
         _why(out / "robust" / EXPLAIN, models, train, test, threat, progress, quiet=quiet)
     page = write_report([out / name for name in recipes], out / "report.html")
+    if json:
+        print(json_.dumps({name: summary.model_dump(mode="json") for name, summary in summaries.items()}))
+        return 0
     table = Table(
         "", "clean", *(f"eps {units.show(p.eps)}" for p in summaries["robust"].curve), box=None, pad_edge=False
     )

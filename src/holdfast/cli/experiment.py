@@ -27,6 +27,7 @@ def experiment(
     set: Annotated[list[str] | None, Parameter(negative="")] = None,
     device: str = "cpu",
     out: Path,
+    json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
     """Run an experiment of the literature: a table, a figure, and whether its shape came out.
@@ -52,13 +53,15 @@ def experiment(
         Where to compute.
     out
         The folder for trainings, audits, table.csv, table.md, figure.svg, figure.png and experiment.json.
+    json
+        Print experiment.json on stdout, and nothing else there.
     quiet
         Show no progress.
     """
     from holdfast.data.load import load as load_data
     from holdfast.experiments.configure import configured
     from holdfast.experiments.lab import Lab
-    from holdfast.experiments.write import WRITTEN, sentence, write
+    from holdfast.experiments.write import INFO, WRITTEN, sentence, write
     from holdfast.records.files import storing
 
     chosen = configured(name, config, set or [])
@@ -71,7 +74,9 @@ def experiment(
         lab = Lab(train, judges, out, device, shlex.join(["holdfast", *sys.argv[1:]]), watch or (lambda *step: None))
         outcome = chosen.run(lab)
     write(chosen, outcome, lab)
-    console = terminal()
+    console = terminal(stderr=json)
+    if json:
+        print((out / INFO).read_text(encoding="utf-8"))
     show_whole(console, _table(outcome))
     console.print(outcome.caption, markup=False)
     for line in chosen.published:

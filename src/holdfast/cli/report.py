@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json as json_
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from holdfast.cli.terminal import terminal
 
 
-def report(*runs: Path, out: Path | None = None) -> int:
+def report(*runs: Path, out: Path | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Write the report of one run again, or one page of several side by side.
 
     holdfast report runs/standard runs/robust --out both.html
@@ -19,6 +23,8 @@ def report(*runs: Path, out: Path | None = None) -> int:
         Folders that audits wrote (answers in their explain/ join the page), or one that holdfast explain wrote.
     out
         The page; report.html in the folder of a single run unless given.
+    json
+        Print the page's path as JSON.
     """
     from holdfast.foundation.errors import BadValue
 
@@ -30,10 +36,12 @@ def report(*runs: Path, out: Path | None = None) -> int:
         from holdfast.report.explained import write_explanation
 
         page = write_explanation(runs[0])
+    else:
+        page = write_report(runs, out or runs[0] / "report.html")
+    if json:
+        print(json_.dumps({"report": str(page)}))
+    else:
         terminal().print(f"report: {page}", markup=False)
-        return 0
-    page = write_report(runs, out or runs[0] / "report.html")
-    terminal().print(f"report: {page}", markup=False)
     return 0
 
 

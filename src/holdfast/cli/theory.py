@@ -37,6 +37,7 @@ def theory(
     test: str | None = None,
     set: Annotated[list[str] | None, Parameter(negative="")] = None,
     out: Path,
+    json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
     """Set a theory beside samples and trained models: tables, figures, and sentences made of the numbers.
@@ -60,6 +61,8 @@ def theory(
         A setting, as key=value: d=1000, p=0.9, radii=[0, 0.1]; of toys points=30, moons_eps=0.1. Repeat for more.
     out
         The folder for a table and a figure of each part, theory.md and theory.json.
+    json
+        Print theory.json on stdout, and nothing else there.
     quiet
         Show no progress.
     """
@@ -76,7 +79,9 @@ def theory(
         parts = prepared.run(watch or (lambda *step: None))
     command = shlex.join(["holdfast", *sys.argv[1:]])
     write(name, prepared.configuration, parts, out, command=command, data=prepared.data)
-    console = terminal()
+    console = terminal(stderr=json)
+    if json:
+        print((out / INFO).read_text(encoding="utf-8"))
     breaches = [f"{part.name}: {breach}" for part in parts for breach in part.breaches]
     for breach in breaches:
         console.print("[bold red]CONTRADICTION[/bold red] ", end="")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json as json_
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from holdfast.cli.subject import Subject, load
 from holdfast.cli.terminal import terminal
 
 
-def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - frozen
+def verify(
+    run: Path,
+    subject: Subject = Subject(),  # noqa: B008 - frozen
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Replay every adversarial image of a run: inside the set, and misclassified, by one forward each.
 
     The model and the data are those that the run names, unless given. Code of yours (module:factory) is only run when you
@@ -20,6 +30,8 @@ def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - froz
     ----------
     run
         The folder of a finished run.
+    json
+        Print the outcome as JSON on stdout, and nothing else there.
     """
     from holdfast.audit.verify import verify as replay
     from holdfast.foundation.errors import BadFile, BadValue, Unbelievable
@@ -46,7 +58,9 @@ def verify(run: Path, subject: Subject = Subject()) -> int:  # noqa: B008 - froz
     config = subject.configured(request)
     model, source = load(config)
     verified = replay(run, model, source)
-    console = terminal()
+    console = terminal(stderr=json)
+    if json:
+        print(json_.dumps(asdict(verified)))
     console.print(
         f"{verified.upheld} of {verified.points} adversarial images are upheld; the run claims {verified.claimed}"
     )

@@ -14,6 +14,10 @@ else:
     import tomli as tomllib
 
 
+_NOT_TOML = (ValueError, RecursionError)
+"""What reading raises: TOMLDecodeError, text that is not UTF-8 or a number too long for Python; lists nested too deeply."""
+
+
 def read(path: Path, what: str, example: str) -> dict[str, Any]:
     """The values of a file; ``what`` it is, and an ``example`` of its lines, are for the errors.
 
@@ -24,7 +28,7 @@ def read(path: Path, what: str, example: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadFile(f"the {what} {path} does not exist", hint="give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (*_NOT_TOML, OSError) as error:
         raise BadFile(f"the {what} {path} cannot be read: {error}", hint=f"write lines such as {example}") from None
 
 
@@ -32,5 +36,5 @@ def value(text: str) -> Any:
     """What a text means: a number, a list, true or false where it is TOML, else itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except _NOT_TOML:
         return text

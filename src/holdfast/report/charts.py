@@ -15,6 +15,7 @@ from typing import Any
 
 import altair as alt
 
+from holdfast.foundation import units
 from holdfast.records.schema import CLEAN
 from holdfast.report import wording
 from holdfast.report.read import Run
@@ -24,6 +25,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
 FONT = "Helvetica Neue, Arial, Liberation Sans, sans-serif"
 INK, MUTED, RULE, LOST, TRACK = "#333333", "#6b6b6b", "#dddddd", "#b8b8b8", "#efefef"
+TOLD = "told: "
+"""What begins the description of a mark that the page shows on hover; Vega describes all others by itself."""
 PERCENT = "format(datum.value * 100, '~r') + '\u00a0%'"
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -37,7 +40,9 @@ def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     for run in runs:
         for eps, rate in points(run):
             parts = {"value": rate.value, "low": rate.low, "high": rate.high}
-            rows.append({"run": run.label, "eps": round(eps * scale, 6), **parts})
+            share = f"{wording.percent(rate.value)} ({wording.interval(rate)}), n = {rate.n}"
+            told = f"{run.label} at eps {units.show(eps)}: {share}"
+            rows.append({"run": run.label, "eps": round(eps * scale, 6), **parts, "told": TOLD + told})
     names = [run.label for run in runs]
     title = "eps, in units of 1/255" if levels else "eps"
     radii = sorted({row["eps"] for row in rows})
@@ -55,7 +60,7 @@ def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     base = alt.Chart(table(rows)).encode(x=x, color=colour)
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q"), y2="high:Q")
     line = base.mark_line(strokeWidth=2.2).encode(y=y)
-    dots = base.mark_point(filled=True, size=46, opacity=1).encode(y=y, shape=shape)
+    dots = base.mark_point(filled=True, size=46, opacity=1, aria=True).encode(y=y, shape=shape, description="told:N")
     marks = [{"eps": round(eps * scale, 6)} for eps in sorted({run.summary.eps for run in runs})]
     rule = alt.Chart(table(marks)).mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x="eps:Q")
     note = (
@@ -118,16 +123,21 @@ def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerCha
         name = "clean pass" if loss.stage == CLEAN else loss.stage
         spent = wording.count(loss.forwards + loss.backwards)
         text = f"{wording.count(loss.broken)} {'wrong' if loss.stage == CLEAN else 'broken'}, {spent} evaluations"
-        rows.append({"row": name, "text": text, "from": loss.left / n, "to": before / n, "colour": LOST})
+        told = f"{name}: {text}; {wording.percent(loss.left / n)} left"
+        bar = {"from": loss.left / n, "to": before / n, "colour": LOST}
+        rows.append({"row": name, "text": text, **bar, "told": TOLD + told})
         before = loss.left
     rows.append({"row": "still right", "text": wording.count(before), "from": 0.0, "to": before / n, "colour": colour})
+    rows[-1]["told"] = f"{TOLD}still right: {wording.percent(before / n)}"
     for place, row in enumerate(rows):
         row["place"] = place
     y = alt.Y("place:O").axis(None).scale(paddingInner=0.62, paddingOuter=0.31)
     base = alt.Chart(table(rows)).encode(y=y)
     x = alt.X("from:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5, domain=False, grid=False)
     track = base.mark_bar(color=TRACK).encode(x=alt.datum(0), x2=alt.datum(1))
-    bars = base.mark_bar().encode(x=x, x2="to:Q", color=alt.Color("colour:N").scale(None))
+    bars = base.mark_bar(aria=True).encode(
+        x=x, x2="to:Q", color=alt.Color("colour:N").scale(None), description="told:N"
+    )
     # Two texts share a line: the name is cut where the count, about 6 pixels a sign, begins.
     room = max(40, width - 40 - 6 * max(len(row["text"]) for row in rows))
     # The text stands above its bar: beside it there is no room where a bar spans everything.
@@ -147,7 +157,14 @@ def margins(runs: Sequence[Run], *, width: int) -> alt.VConcatChart:
         last = place == len(runs) - 1
         held = COLOURS[place % len(COLOURS)]
         rows = [
-            {"low": b.low, "high": b.high, "share": b.share, "colour": LOST if b.high <= 0 else held} for b in tally
+            {
+                "low": b.low,
+                "high": b.high,
+                "share": b.share,
+                "colour": LOST if b.high <= 0 else held,
+                "told": f"{TOLD}{b.count} of {len(run.outcomes)} images between {b.low:g} and {b.high:g}",
+            }
+            for b in tally
         ]
         title = "smallest margin found, in logits" if last else None
         x = (
@@ -159,8 +176,10 @@ def margins(runs: Sequence[Run], *, width: int) -> alt.VConcatChart:
         y = alt.Y("share:Q").title(None).scale(domain=[0, top]).axis(labelExpr=PERCENT, tickCount=3)
         bars = (
             alt.Chart(table(rows))
-            .mark_bar(binSpacing=1)
-            .encode(x=x, x2="high:Q", y=y, y2=alt.datum(0), color=alt.Color("colour:N").scale(None))
+            .mark_bar(binSpacing=1, aria=True)
+            .encode(
+                x=x, x2="high:Q", y=y, y2=alt.datum(0), color=alt.Color("colour:N").scale(None), description="told:N"
+            )
         )
         zero = alt.Chart(table([{"low": 0.0}])).mark_rule(color=INK).encode(x="low:Q")
         sides = [
@@ -191,7 +210,18 @@ def svg(chart: Any) -> str:
             drawn = child.get("d") or len(child) or child.text or not child.tag.endswith("path")
             if child.tag.endswith("defs") or not drawn or child.get("class") in ("background", "foreground"):
                 parent.remove(child)
-        for key in ("role", "aria-roledescription", "aria-hidden", "pointer-events", "clip-path", "font-family"):
+        if (told := parent.get("aria-label", "")).startswith(TOLD):
+            title = xml.SubElement(parent, f"{{{_SVG}}}title")
+            title.text = told.removeprefix(TOLD)
+        for key in (
+            "aria-label",
+            "role",
+            "aria-roledescription",
+            "aria-hidden",
+            "pointer-events",
+            "clip-path",
+            "font-family",
+        ):
             parent.attrib.pop(key, None)
     _, _, width, height = root.attrib["viewBox"].split()
     root.attrib.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from holdfast.foundation.errors import BadValue
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.schema import Finding
 from holdfast.records.store import RUN
-from holdfast.report import charts, corrupted, defended, perturbed, pictures, tally, wording
+from holdfast.report import charts, corrupted, defended, glossary, perturbed, pictures, samples, tally, wording
 from holdfast.report.corrupted import Corrupted, has_corruptions, read_corrupted
 from holdfast.report.defended import Defended, has_defended, read_defence
 from holdfast.report.perturbed import Perturbed, has_perturbations, read_perturbed
@@ -75,7 +77,7 @@ class Wall:
 def render(folders: Sequence[Path], out: Path) -> Path:
     """Writes the report of one run, or of several side by side, as one HTML file, and returns its path.
 
-    The page needs no network, no JavaScript and no other file, and is a pure function of the folders' files: the same
+    The page needs no network and no other file, and is a pure function of the folders' files: the same
     files give the same bytes. ``out`` appears whole or not at all.
 
     Args:
@@ -148,7 +150,23 @@ def style() -> Markup:
     return Markup((_HERE / "style.css").read_text(encoding="utf-8"))
 
 
+@dataclass(frozen=True)
+class Script:
+    """A page's own script, and what its content security policy knows it by: no other may run."""
+
+    text: Markup
+    digest: str
+
+
+def script(name: str) -> Script:
+    """The script of that name. Every page can be read without its script."""
+    text = (_HERE / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return Script(Markup(text), f"sha256-{digest}")
+
+
 def environment() -> jinja2.Environment:
+    """Where templates are found, and what each of them may use."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,  # for every template, whatever its ending: names in a run may hold markup
@@ -158,6 +176,8 @@ def environment() -> jinja2.Environment:
     )
     words = (wording.percent, wording.interval, wording.count, wording.duration, wording.chance, wording.setting)
     environment.filters.update({word.__name__: word for word in words}, eps=units.show)
+    helpers: dict[str, Any] = {"term": glossary.term, "script": None}
+    environment.globals.update(helpers)
     return environment
 
 
@@ -170,6 +190,8 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
     pairs = [tally.pair(runs[0], run) for run in runs[1:]]
     return {
         "style": style(),
+        "script": script("page.js"),
+        "glossary": glossary.WORDS,
         "title": _title(labels),
         "subjects": subjects,
         "runs": runs,
@@ -197,6 +219,7 @@ def _context(subjects: list[_Subject]) -> dict[str, Any]:
         "margins": _margins(runs) if runs else None,
         "unmeasured": [(run, sum(o.margin is None for o in run.outcomes)) for run in runs],
         "walls": [_wall(run, GALLERY // len(runs)) for run in runs],
+        "browsers": [samples.browser(run) for run in runs],
         "tables": [_classes(group) for group in _grouped(runs, lambda run: run.info.data.class_names)],
         "colour": {label: place % len(charts.COLOURS) + 1 for place, label in enumerate(labels)},
         "class_name": _class_name,
