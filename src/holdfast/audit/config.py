@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holdfast.foundation import toml
 from holdfast.foundation.errors import BadValue, UnknownName
@@ -19,8 +19,10 @@ DEFENDED = 200
 class AuditConfig(BaseModel):
     """Everything that an audit can be asked for. The keys are those of the command line and of a TOML file.
 
-    ``model`` is ``net:NAME`` or ``module:factory``; ``options`` are keyword arguments for it; ``weights`` is a safetensors
-    or ``.pt`` file; ``normalise`` is a preset's name or ``"m1,m2,m3/s1,s2,s3"``. ``data`` is a name or a path. ``eps`` and
+    ``model`` is ``net:NAME``, ``module:factory`` or what one of `holdfast.models.origins` takes; ``options`` are keyword
+    arguments for it; ``weights`` is a safetensors or ``.pt`` file, or ``pretrained``. ``trust_code`` lets code run that
+    comes with the model, ``download`` lets the network be asked: words for one run, written nowhere. ``normalise`` is a
+    preset's name or ``"m1,m2,m3/s1,s2,s3"``. ``data`` is a name or a path. ``eps`` and
     the entries of ``curve`` are radii (``"8/255"``). ``out`` is the run's folder. The rest is asked of the corruptions:
     names or groups, severities, the variant of their tables, folders of frost photographs and of released files, the
     quality of a JPEG after each of them, a defence that adapts to them, and what a CE divides by; of the perturbation
@@ -43,6 +45,8 @@ class AuditConfig(BaseModel):
     weights: str | None = None
     normalise: str | None = None
     options: dict[str, Any] = {}
+    trust_code: bool = Field(default=False, exclude=True)
+    download: bool = Field(default=False, exclude=True)
     device: str = "cpu"
     split: str | None = None
     slots: int | None = None
@@ -103,13 +107,20 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
     for key in values:
         if key not in AuditConfig.model_fields:
             raise UnknownName.among(where, key, AuditConfig.model_fields)
+    if values.get("trust_code"):
+        raise BadValue(
+            f"trust_code is set in {path}", hint="a file cannot give that word: add --trust-code to the command"
+        )
     values |= {key: value for key, value in given.items() if value is not None}
     if values.get("released") and not values.get("corruptions"):
         values["corruptions"] = ("all",)
     if values.get("defence"):
         values.setdefault("limit", DEFENDED)
     if "model" not in values:
-        raise BadValue("no model is given", hint="name one with --model: net:NAME or your_module:factory")
+        raise BadValue(
+            "no model is given",
+            hint="name one with --model: net:NAME, your_module:factory, timm:NAME, hf:FOLDER, a .pt2 or .onnx file",
+        )
     try:
         config = AuditConfig.model_validate(values)
     except ValidationError as error:

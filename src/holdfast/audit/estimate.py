@@ -126,7 +126,8 @@ def estimate(model: Model, source: Source, *, threat: Threat, plan: Plan, slots:
         clean = forward(n, slots) + n * read
         costs.append(Cost("clean", n * plan.draws, 0, clean, clean, memory.peak()))
         copy = search_copy(model.module, x[:32]).module
-        fallen = _fallen(judge, _averaged(copy, plan), x, y, threat, slots, forward)
+        climbs = any(stage.attack.needs == "gradients" for stage in plan.stages) and threat.name in APGD.threats
+        fallen = _fallen(judge, _averaged(copy, plan), x, y, threat, slots, forward, climbs=climbs)
         most, share = plan.most_evaluations(threat, n, model.classes), plan.typically(round(n * fallen.left))
         near = 0
         paces: dict[tuple[type, Backward | None], Pace] = {}
@@ -155,12 +156,14 @@ def _averaged(classifier: Classifier, plan: Plan) -> Meter:
     return Meter(Expectation(classifier, plan.draws) if plan.draws > 1 else classifier)
 
 
-def _fallen(judge: Meter, searched: Meter, x: Tensor, y: Tensor, threat: Threat, slots: int, forward: Pace) -> Fallen:
-    """What the first search of the plan fast leaves of a batch; what is right, where that attack cannot search the set."""
+def _fallen(
+    judge: Meter, searched: Meter, x: Tensor, y: Tensor, threat: Threat, slots: int, forward: Pace, *, climbs: bool
+) -> Fallen:
+    """What the first search of the plan fast leaves of a batch; what is right, where gradients are not to be searched by."""
     logits = engine.predict(judge, x)
     right = (logits.argmax(1) == y).nonzero()[:, 0]
     share = len(right) / len(x)
-    if not len(right) or threat.name not in APGD.threats:
+    if not len(right) or not climbs:
         return Fallen(share, share, 0.0, 0.0, 0.0, np.zeros(0))
     right = right[:: ceil(len(right) / SEARCHED)]  # evenly: a folder's images lie class by class
     attack = APGD(steps=8, loss="scaled_ce", start="clean")

@@ -175,6 +175,16 @@ OUTLINES: dict[str, Outline] = {
             },
         ),
         Outline(
+            "black-box",
+            "For models without gradients, such as .onnx: Square by scores, then HopSkipJump by labels on what it leaves.",
+            (_SQUARE,),
+            threats=("linf", "l2", "l1", "spatial"),
+            on={
+                **dict.fromkeys(("linf", "l2"), (_SQUARE, Part("hop-skip-jump", "hop_skip_jump", {"steps": 5000}))),
+                "spatial": (Part("grid", "spatial_grid", {"angles": 31, "shifts": 5}),),
+            },
+        ),
+        Outline(
             "rand",
             "AutoAttack's protocol for randomised models: APGD-CE and APGD-DLR, every gradient a mean over 20 draws.",
             (_APGD_CE, Part("apgd-dlr", "apgd", {"steps": 100, "loss": "dlr"})),

@@ -48,7 +48,7 @@ def corrupt(
     config = images.configured({"model": "none", "corruptions": ("all",)} | corrupted.given())
     from holdfast.data.load import load as load_data
 
-    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed, download=config.download)
     asked = asked_of(config, source)
     console = terminal(stderr=json)
     written = {

@@ -98,7 +98,7 @@ def detect(
     if chosen is None:
         chosen = built(suited(model.classes, len(source.class_names)), settings)
     images = divided(
-        load_data(config.data, split=config.split),
+        load_data(config.data, split=config.split, download=config.download),
         source,
         _training(train, config.data),
         false_alarms=false_alarms,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,14 @@ class Images:
     """Which images."""
 
     data: str | None = None
-    """The images: digits (the default), or the path of a folder, .tar shards, .npz, .parquet, CIFAR binary or idx."""
+    """The images: digits (the default), the path of a folder, .tar shards, .npz, .parquet, CIFAR binary or idx, hf:FOLDER,
+    or torchvision:SET:FOLDER."""
     split: str | None = None
     """Which part of the data; its test part unless given."""
     limit: int | None = None
     """Use a seeded subset of that many samples."""
+    download: Annotated[bool, Parameter(negative="")] = False
+    """What is named and not on this machine may be fetched from the network; without it nothing is."""
     seed: int | None = None
     """Seed of every random draw, and of --limit. Default 0."""
     config: Path | None = None
@@ -48,13 +52,16 @@ class Subject(Images):
     """What is under test."""
 
     model: str | None = None
-    """The classifier: net:NAME, or your_module:factory (naming it lets its code run)."""
+    """The classifier: net:NAME, your_module:factory (naming it lets its code run), timm:NAME, torchvision:NAME, hf:FOLDER,
+    or a .pt2, .onnx or .ts file."""
     weights: str | None = None
-    """Its weights: a .safetensors file, or a .pt file with a plain state dict."""
+    """Its weights: a .safetensors file, a .pt file with a plain state dict, or "pretrained" of timm: and torchvision:."""
     normalise: str | None = None
     """What to put in front of it: imagenet, cifar10, cifar100, mnist, or "m1,m2,m3/s1,s2,s3"."""
     option: Annotated[list[str] | None, Parameter(negative="")] = None
     """A keyword argument of the net or the factory, as key=value. Repeat for more."""
+    trust_code: Annotated[bool, Parameter(negative="")] = False
+    """Code that comes with the model may run: a .py file, a TorchScript program, the code in a folder of Hugging Face."""
     device: str | None = None
     """Where to compute: cpu (the default), cuda, cuda:1, mps, or auto: the first of cuda, mps and cpu that is there."""
 
@@ -99,7 +106,7 @@ def load(config: AuditConfig) -> tuple[Model, Source]:
     from holdfast.data.load import load as load_data
     from holdfast.models.load import load as load_model
 
-    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed)
+    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed, download=config.download)
     model = load_model(
         config.model,
         weights=config.weights,
@@ -107,8 +114,25 @@ def load(config: AuditConfig) -> tuple[Model, Source]:
         shape=source.shape,
         options=config.options,
         device=config.device,
+        trust_code=config.trust_code,
+        download=config.download,
     )
+    _tell(model)
     return model, source
+
+
+def _tell(model: Model) -> None:
+    """Says on stderr what is put in front of a model that brings its own configuration, and what is known of it."""
+    from holdfast.cli.terminal import terminal
+
+    if "origin" not in model.declared or os.environ.get("RANK", "0") != "0":  # of torchrun's processes one says it
+        return
+    said = [f"images resized {model.declared['resize']}"] if "resize" in model.declared else []
+    normalise = model.declared.get("normalise")
+    said += [f"normalised by {normalise}" if normalise else "not normalised in front: if it needs that, --normalise"]
+    said += [f"classes {', '.join(model.class_names[:3])}, ..."] if model.class_names else []
+    said += [] if model.differentiable else ["no gradients: black-box attacks alone"]
+    terminal(stderr=True).print(f"{model.name}: {'; '.join(said)}", markup=False)
 
 
 def train_part(data: str) -> Source | None:

@@ -44,6 +44,8 @@ def verify(
             hint="run the same audit again with another --out: the numbers must be the same",
         )
     request = dict(read_info(run).request)
+    for word in ("trust_code", "download"):  # given on this command line or not at all
+        request.pop(word, None)
     if subject.model is None and not str(request.get("model", "")).startswith("net:"):
         raise BadValue(
             f"the run's model is {request.get('model', 'a Python object')!r}, which is code of yours",

@@ -14,15 +14,19 @@ from holdfast.foundation import registry
 from holdfast.foundation.errors import BadFile, BadValue, UnknownName
 
 
-def load(given: Any, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> Source:
+def load(
+    given: Any, *, split: str | None = None, limit: int | None = None, seed: int = 0, download: bool = False
+) -> Source:
     """A source of what ``given`` names or holds.
 
     Args:
-        given: a name ("digits", "digits:train"); a path; a pair (images, labels) of arrays or tensors; a map-style data
-            set; or a source, which passes. A name wins over a file of that name: write "./digits" for the file.
+        given: a name ("digits", "digits:train"); what a library reads ("hf:FOLDER", "torchvision:MNIST:FOLDER"); a path; a
+            pair (images, labels) of arrays or tensors; a map-style data set; or a source, which passes. A name wins over a
+            file of that name: write "./digits" for the file.
         split: the part of a name or a path to read; by default the test part where there is one.
         limit: how many samples to draw; all where left out.
         seed: the seed of that draw; see `holdfast.data.source.subset`.
+        download: what a library has to fetch may be fetched.
 
     Raises:
         UnknownName: a name or a split that is not there.
@@ -30,13 +34,13 @@ def load(given: Any, *, split: str | None = None, limit: int | None = None, seed
         BadData: images or labels that cannot be evaluated.
         BadValue: an object of another kind, a split where there is none, a limit below 1.
     """
-    source = _source(given, split)
+    source = _source(given, split, download)
     return source if limit is None else subset(source, limit, seed)
 
 
-def _source(given: Any, split: str | None) -> Source:
+def _source(given: Any, split: str | None, download: bool) -> Source:
     if isinstance(given, (str, Path)):
-        return _named(given, split) if isinstance(given, str) else _at(given, split)
+        return _named(given, split, download) if isinstance(given, str) else _at(given, split)
     if split is not None:
         raise BadValue(
             f"split is {split!r}, and a {type(given).__name__} has no splits",
@@ -56,8 +60,10 @@ def _source(given: Any, split: str | None) -> Source:
     raise BadValue(f"a {kind.__name__} is no data that can be read", hint=f"{hint}; of a DataLoader, its .dataset")
 
 
-def _named(given: str, split: str | None) -> Source:
+def _named(given: str, split: str | None, download: bool) -> Source:
     name, colon, part = given.partition(":")
+    if colon and name in registry.names("library"):
+        return registry.load("library", name)(part, split=split, download=download)
     if name not in registry.names("data") or _layout(name).needs_path:
         looks_like_name = name.replace("_", "").isalnum()
         if looks_like_name and not Path(given).exists():

@@ -89,7 +89,7 @@ def _of_model(
     shape = logits_shape(logits, len(images))
     if shape or not isinstance(logits, Tensor):
         return shape
-    fatal = finite(logits) + label_range(logits, labels, class_names)
+    fatal = finite(logits) + label_range(logits, labels, class_names) + class_order(model, class_names)
     if fatal:
         return fatal + class_count(logits, class_names)
     margin, grad = _gradient(model, images[:_GRADIENTS])
@@ -194,6 +194,17 @@ def class_count(logits: Tensor, class_names: Sequence[str]) -> list[Finding]:
     return [_warning("class count", saw, means, "check that the model and the data belong together")]
 
 
+def class_order(model: Model, class_names: Sequence[str]) -> list[Finding]:
+    """The same classes in the data as in the model, under other numbers."""
+    theirs, ours = ([name.casefold() for name in names] for names in (model.class_names, class_names))
+    if not ours or theirs == ours or sorted(theirs) != sorted(ours):
+        return []
+    place = next(place for place, (one, other) in enumerate(zip(theirs, ours)) if one != other)
+    saw = f"class {place} is {model.class_names[place]!r} to the model and {class_names[place]!r} in the data"
+    remedy = "number the data's classes as the model does, e.g. by folders named 00_cat, 01_dog in its order"
+    return [_error("class order", saw, "every label of these classes would be counted wrongly", remedy)]
+
+
 def probabilities(evidence: Evidence) -> list[Finding]:
     """A softmax, or its logarithm, at the end of the model."""
     logits, slack = evidence.logits, 1e-3
@@ -271,7 +282,10 @@ def gradients(evidence: Evidence) -> list[Finding]:
     """Gradients that are absent, or zero for most images."""
     if evidence.grad is None:
         means = "gradient attacks cannot work on it: only attacks on scores or labels say anything"
-        return [_warning("no gradient", "the logits have no gradient in the images", means, "look for detach, no_grad")]
+        remedy = "look for detach, no_grad"
+        if not evidence.model.differentiable:
+            remedy = "use --plan black-box, or give the model in a form that has them: .pt2, hf:, timm:, module:factory"
+        return [_warning("no gradient", "the logits have no gradient in the images", means, remedy)]
     zero = (evidence.grad.flatten(1) == 0).all(1).double().mean().item()
     if zero <= 0.5:
         return []

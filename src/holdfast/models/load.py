@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,15 +13,21 @@ from torch import Tensor, nn
 
 from holdfast.ascent.frozen import rng_kept
 from holdfast.foundation import registry
-from holdfast.foundation.errors import BadModel, BadValue, UnknownName
+from holdfast.foundation.errors import BadModel, BadValue
 from holdfast.models import normalisation
 from holdfast.models import weights as weight_files
 from holdfast.models.device import placed
+from holdfast.models.factory import called, imported
 from holdfast.models.model import Model, fingerprint, placement
+from holdfast.models.origin import Asked, origin_of, written
 from holdfast.models.probe import find_shape, probe
+from holdfast.models.resized import Resized, resized
 from holdfast.nets.normalise import Normalise
 
 _FORMS = "give net:NAME, your_module:factory, an nn.Module or a function from images to logits"
+
+PRETRAINED = "pretrained"
+"""What ``weights`` is for those that the model's origin publishes."""
 
 
 class Called(nn.Module):
@@ -38,7 +42,7 @@ class Called(nn.Module):
 
 
 def load(
-    given: str | Model | Callable[[Tensor], Tensor],
+    given: str | Path | Model | Callable[[Tensor], Tensor],
     *,
     weights: str | Path | None = None,
     normalise: str | Sequence[Sequence[float]] | None = None,
@@ -46,22 +50,29 @@ def load(
     classes: int | None = None,
     options: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
+    trust_code: bool = False,
+    download: bool = False,
 ) -> Model:
     """A classifier, checked on two images of the shape that it is to be evaluated on.
 
     Args:
         given: ``"net:NAME"`` (a registered net); ``"your_module:factory"`` (imported, with the current folder on the
-            path during the import: naming it is your word that its code may run); an ``nn.Module``; a `Model`; or any
-            function from images to logits. A module of yours is used as it is, unless weights or device need a change:
-            then a copy is changed.
-        weights: a ``.safetensors``, ``.pt``, ``.pth`` or ``.ckpt`` file; no code in it is ever run.
+            path during the import: naming it is your word that its code may run); a name or a file that one of
+            `holdfast.models.origins` takes; an ``nn.Module``; a `Model`; or any function from images to logits. A module of
+            yours is used as it is, unless weights or device need a change: then a copy is changed.
+        weights: a ``.safetensors``, ``.pt``, ``.pth`` or ``.ckpt`` file; no code in it is ever run. ``"pretrained"``: those
+            that the model's origin publishes.
         normalise: what to put in front: a preset's name, ``"m1,m2,m3/s1,s2,s3"``, or a pair of sequences. Where it is
-            None, the ``mean`` and ``std`` in the metadata of a safetensors file are taken; ``"0/1"`` is none.
-        shape: (C,H,W) of the images. Where it is None, a shape that works is found by trying.
+            None, the ``mean`` and ``std`` in the metadata of a safetensors file are taken, else what the model's origin
+            says; ``"0/1"`` is none.
+        shape: (C,H,W) of the images. Where it is None, that of the model's origin, or one that works is found by trying.
+            Where the origin says another size, the images are resized in front of the model.
         classes: number of classes, if known; the model must agree.
         options: keyword arguments of the net or the factory. A registered net takes ``channels``, ``size`` and
             ``classes`` from ``shape`` and ``classes`` unless they are here.
         device: where to evaluate: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` (`holdfast.models.device`).
+        trust_code: code that comes with the model may run.
+        download: what is not on this machine may be fetched.
 
     A net that is built without weights is initialised with seed 0. The global RNG is left alone.
 
@@ -72,16 +83,31 @@ def load(
         BadModel: the weights do not fit, or the classifier cannot be evaluated on such images.
     """
     place, image = placed(device), _shape(shape)
+    given = str(given) if isinstance(given, Path) else given
     asked = None if normalise is None else normalisation.parse(normalise)
-    read = None if weights is None else weight_files.read(weights)
+    origin = origin_of(given) if isinstance(given, str) else None
+    pretrained = weights == PRETRAINED
+    if pretrained and (origin is None or not origin.publishes):
+        raise BadValue(
+            f"weights are {PRETRAINED!r}, and nobody publishes any of this model", hint="give a file of weights"
+        )
+    if weights is not None and origin is not None and not origin.weights:
+        raise BadValue(f"{given} brings its own weights", hint="leave weights out")
+    read = None if weights is None or pretrained else weight_files.read(weights)
     declared = {} if read is None else dict(sorted(read.metadata.items()))
     if options and not isinstance(given, str):
         raise BadValue(
             "options are for a net or factory that is built", hint="leave options out, or name what to build"
         )
+    found = None
+    class_names, differentiable = (given.class_names, given.differentiable) if isinstance(given, Model) else ((), True)
     with rng_kept(place):
         torch.default_generator.manual_seed(0)
-        module, name = _built(given, dict(options or {}), image, classes, {} if read is None else read.state)
+        if origin is not None:
+            found = origin.open(str(given), Asked(dict(options or {}), pretrained, trust_code, download))
+            module, name, differentiable = found.module, found.name, found.differentiable
+        else:
+            module, name = _built(given, dict(options or {}), image, classes, {} if read is None else read.state)
     if isinstance(given, Model):
         declared = {**given.declared, **declared}
         image, classes = image or given.shape, classes or given.classes
@@ -97,6 +123,13 @@ def load(
     inside = isinstance(module, nn.Module) and any(isinstance(layer, Normalise) for layer in module.modules())
     if asked is None and read is not None and not inside:  # a net that normalises inside does not want it twice
         asked = normalisation.from_metadata(read.metadata, path=str(weights))
+    if found is not None:
+        declared["origin"] = registry.name_of(origin)
+        asked, class_names = asked or found.moments, found.class_names
+        image = image or found.shape
+        module = resized(found.module, found.shape, image)
+        if isinstance(module, Resized):
+            declared["resize"] = module.extra_repr()
     if asked is not None:
         module = _normalised(module, asked, image)
         declared["normalise"] = str(asked)
@@ -104,19 +137,23 @@ def load(
     if image is None:
         channels = len(asked.mean) if asked is not None and len(asked.mean) > 1 else None
         image = find_shape(module, channels=channels, dtype=dtype, device=place)
-    found = probe(module, image, dtype=dtype, device=place)
-    if classes is not None and classes != found:
-        raise BadModel(f"the model has {found} classes and {classes} are expected", hint="give the model that has them")
+    outputs = probe(module, image, dtype=dtype, device=place)
+    if classes is not None and classes != outputs:
+        raise BadModel(
+            f"the model has {outputs} classes and {classes} are expected", hint="give the model that has them"
+        )
     return Model(
         module=module,
         name=name if weights is None else f"{name} ({Path(weights).name})",
-        classes=found,
+        classes=outputs,
         shape=image,
         fingerprint=fingerprint(module),
         parameters=sum(each.numel() for each in module.parameters()) if isinstance(module, nn.Module) else 0,
         dtype=dtype,
         device=place,
         declared=declared,
+        class_names=class_names if len(class_names) == outputs else (),
+        differentiable=differentiable,
     )
 
 
@@ -158,10 +195,10 @@ def _built(
         kind, colon, rest = given.partition(":")
         if not colon or not kind or not rest:
             near = f"net:{given}" if given in registry.names("net") else "net:small_cnn"
-            raise BadValue(f"{given!r} names no model", hint=f"write it as {near} or your_module:factory")
+            raise BadValue(f"{given!r} names no model", hint=f"write it as {near} or another of {written()}")
         if kind == "net":
             return _net(rest, options, image, classes, state), rest
-        return _call(_factory(kind, rest), given, options), given
+        return called(imported(kind, rest), given, options), given
     if isinstance(given, type) or not callable(given):
         what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
         raise BadModel(f"the model is {what}, which cannot be called on images", hint=_FORMS)
@@ -186,47 +223,7 @@ def _net(
     if "normalise.mean" in state and "normalise.std" in state:  # trained with a normalisation inside: build it likewise
         filled |= {part: state[f"normalise.{part}"].flatten().tolist() for part in ("mean", "std")}
     filled = {key: value for key, value in filled.items() if key in known}
-    return _call(net, f"net:{name}", {**filled, **options})
-
-
-def _factory(module_name: str, factory_name: str) -> Callable[..., object]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        importlib.invalidate_caches()
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # importing runs the user's file, which may raise anything, or exit
-        raise BadModel(
-            f"{module_name!r} cannot be imported: {type(error).__name__}: {error}",
-            hint=f"name a module of the current folder ({folder}) or of the environment, without .py",
-        ) from error
-    finally:
-        sys.path.remove(folder)
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        raise UnknownName.among(
-            f"factory of {module_name}", factory_name, [name for name, value in vars(module).items() if callable(value)]
-        )
-    return factory
-
-
-def _call(factory: Callable[..., object], name: str, options: dict[str, Any]) -> nn.Module:
-    known = inspect.signature(factory).parameters
-    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values()):
-        for option in options:
-            if option not in known:
-                raise UnknownName.among(f"option of {name}", option, known)
-    try:
-        module = factory(**options)
-    except BadValue:
-        raise
-    except Exception as error:  # the user's code, or one of our nets with an option of the wrong type
-        raise BadModel(
-            f"{name} raises when it is called with {options}: {type(error).__name__}: {error}", hint="check its options"
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise BadModel(f"{name} returns a {type(module).__name__}", hint="a factory returns an nn.Module")
-    return module
+    return called(net, f"net:{name}", {**filled, **options})
 
 
 def _copied(module: nn.Module) -> nn.Module:

@@ -26,7 +26,9 @@ class Model:
         parameters: number of weights.
         dtype: of the weights, and so of the images.
         device: of the weights, and so of the images.
-        declared: what its weights file says about it, and the normalisation that was put in front.
+        declared: what its weights file says about it, and the normalisation and resizing that were put in front.
+        class_names: one per class, where its origin knows them.
+        differentiable: whether logits have a gradient in the images; False of what another library evaluates.
     """
 
     module: Callable[[Tensor], Tensor]
@@ -38,6 +40,8 @@ class Model:
     dtype: torch.dtype
     device: torch.device
     declared: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    differentiable: bool = True
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N,C,H,W) in [0,1], of the model's dtype and device -> logits (N,K)."""

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from holdfast.foundation.errors import BadFile, BadModel
+from holdfast.models import archive
 
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -95,6 +96,8 @@ def _safetensors(path: Path) -> Weights:
 
 
 def _torch(path: Path) -> Any:
+    if _head(path)[:4] == b"PK\x03\x04":
+        archive.members(path)  # torch unpacks what it is given, however long that gets
     try:
         with warnings.catch_warnings():  # what torch warns of (a TorchScript archive, an old format) is refused below
             warnings.simplefilter("ignore")

@@ -1,0 +1,1 @@
+"""Data sets that other libraries read: one file, one library."""

@@ -1,0 +1,66 @@
+"""Finds and calls a function that builds a net."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from holdfast.foundation.errors import BadModel, BadValue, UnknownName
+
+
+def imported(module_name: str, factory_name: str) -> Callable[..., object]:
+    """A function of a module that is installed, or lies in the current folder, which is on the path for the import alone.
+
+    Raises:
+        BadModel: the module cannot be imported.
+        UnknownName: it has no such function.
+    """
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        importlib.invalidate_caches()
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing runs the user's file, which may raise anything, or exit
+        raise BadModel(
+            f"{module_name!r} cannot be imported: {type(error).__name__}: {error}",
+            hint=f"name a module of the current folder ({folder}) or of the environment, without .py",
+        ) from error
+    finally:
+        sys.path.remove(folder)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise UnknownName.among(
+            f"factory of {module_name}", factory_name, [name for name, value in vars(module).items() if callable(value)]
+        )
+    return factory
+
+
+def called(factory: Callable[..., object], name: str, options: dict[str, Any]) -> nn.Module:
+    """What a factory returns for some options.
+
+    Raises:
+        UnknownName: an option that it does not take.
+        BadModel: it raises, or returns no ``nn.Module``.
+    """
+    known = inspect.signature(factory).parameters
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values()):
+        for option in options:
+            if option not in known:
+                raise UnknownName.among(f"option of {name}", option, known)
+    try:
+        module = factory(**options)
+    except BadValue:
+        raise
+    except Exception as error:  # the user's code, or one of our nets with an option of the wrong type
+        raise BadModel(
+            f"{name} raises when it is called with {options}: {type(error).__name__}: {error}", hint="check its options"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise BadModel(f"{name} returns a {type(module).__name__}", hint="a factory returns an nn.Module")
+    return module

@@ -1,0 +1,1 @@
+"""Where users have their classifiers: one file, one place."""
