@@ -252,4 +252,4 @@ def test_without_memory_the_run_goes_on_with_fewer_slots(source, tmp_path) -> No
     summary = run(model, source, info, tmp_path / "run", threat=THREAT, plan=PLAN, slots=16)
     assert records(tmp_path / "run") == records(tmp_path / "whole") and not summary.failed
     (note,) = (each for each in summary.notes if each.check == "memory")
-    assert "16 images at once did not fit into memory; the run went on with at most 4" in note.saw
+    assert "memory does not suffice for 16 searches at once; the run went on with 4" in note.saw

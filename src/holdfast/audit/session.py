@@ -18,6 +18,7 @@ from holdfast.ascent.backward import Backward, Through
 from holdfast.ascent.engine import NOT_FINITE, Ended, Hunt, Verdict
 from holdfast.ascent.halves import halves, told
 from holdfast.ascent.meter import Classifier, Meter
+from holdfast.ascent.room import PROBED, slots_for
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.views import Expectation, Logarithm
 from holdfast.audit.entry import Past
@@ -89,15 +90,16 @@ class Session:
         self._reached: list[Outcome] = []
         self.failed = Failures(len(source))
         self._through = 0
-        self.slots = self._intended = slots or engine.default_slots(sample)
-        self._dealt = ranks.world * self.slots
         self.draws = plan.draws
+        self._intended = slots or engine.default_slots(sample)
+        self.slots = slots or slots_for(self._averaged(module).classifier, sample, processes=ranks.world)
+        self._dealt = ranks.world * min(ranks.gather(self.slots))
         self._copy = logarithmic(search_copy(module, sample).module, store.info.findings)
         self.original = self._averaged(logarithmic(module, store.info.findings))
         self._searched: dict[Backward | None, Meter] = {}
         self._sample, self._first = sample, first
-        self.asked = 2 * len(sample)
-        """Evaluations of the check whether the model stays what it is."""
+        self.asked = 2 * len(sample) + (0 if slots else PROBED * self.draws)
+        """Evaluations of the check whether the model stays what it is, and of the one how many fit into memory."""
         self.began = time.monotonic()
         most = plan.most_evaluations(threat, 1, model.classes)
         entering = plan.typically(len(source))
@@ -294,7 +296,7 @@ class Session:
             Finding(
                 check="memory",
                 level="note",
-                saw=f"{self._intended} images at once did not fit into memory; the run went on with at most {self.slots}",
+                saw=f"memory does not suffice for {self._intended} searches at once; the run went on with {self.slots}",
                 means="nothing was lost: what did not fit was done again in smaller parts",
                 remedy=f"give --slots {self.slots} to spare a next run the attempts",
             ),
