@@ -210,6 +210,7 @@ def test_every_attack_option_is_documented_with_its_default() -> None:
         (schema.Rate, "summary.json"),
         (schema.Audited, "summary.json"),
         (schema.Distances, "summary.json"),
+        (schema.Failure, "summary.json"),
         (schema.Finding, "summary.json"),
         (schema.RunInfo, "run.json"),
         (schema.StageInfo, "run.json"),

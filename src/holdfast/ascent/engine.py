@@ -350,11 +350,12 @@ class Hunt:
         """The searches that have met no NaN."""
         if flight.state is None:
             return flight
-        sick = flight.state.margin.isnan().tolist()
-        for place, is_sick in zip(flight.place, sick):
-            if is_sick:
-                fail(place, NOT_FINITE)
-        return flight.only([i for i, is_sick in enumerate(sick) if not is_sick])
+        sick = flight.state.margin.isnan()
+        if not bool(sick.any()):
+            return flight
+        for i in sick.nonzero()[:, 0].tolist():
+            fail(flight.place[i], NOT_FINITE)
+        return flight.only((~sick).nonzero()[:, 0].tolist())
 
     def _tried(self, work: Callable[[slice], T], places: list[tuple[int, int]], fail: _Fail) -> list[T]:
         """What ``work`` gives for these searches, in as few parts as memory allows."""
@@ -389,15 +390,13 @@ class Hunt:
                 return part, shown, self.original(self.threat.render(x0, shown))
 
         for part, shown, logits in self._tried(answered, flight.place, fail):
-            finite = torch.isfinite(logits).all(1).tolist()
-            for place, is_finite in zip(part.place, finite):
-                if not is_finite:
-                    fail(place, NOT_FINITE)
-            sound = [i for i, is_finite in enumerate(finite) if is_finite]
-            if len(sound) == len(part):
+            finite = torch.isfinite(logits).all(1)
+            if not bool(finite.all()):
+                for i in (~finite).nonzero()[:, 0].tolist():
+                    fail(part.place[i], NOT_FINITE)
+                part, shown, logits = part.only(finite.nonzero()[:, 0].tolist()), shown[finite], logits[finite]
+            if len(part):
                 yield from self._judged(part, shown, logits, fail)
-            elif sound:
-                yield from self._judged(part.only(sound), shown[sound], logits[sound], fail)
 
     def _judged(
         self, flight: _Flight, shown: Tensor, logits: Tensor, fail: _Fail

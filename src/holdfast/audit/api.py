@@ -29,6 +29,9 @@ from holdfast.records.schema import CLEAN, Finding, Summary
 from holdfast.records.store import FINAL_POINTS, read_records
 from holdfast.threats.threat import Threat
 
+AT_ONCE = 1024
+"""How many images are read at a time when the outcome is put together."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -137,7 +140,7 @@ def _collected(folder: Path, summary: Summary, model: Model, source: Source, kep
     def read(at: slice) -> None:
         points[at], labels[at] = tensors(source, ids[at], dtype=model.dtype, device=torch.device("cpu"))
 
-    halves(read, len(ids), len(ids), lambda place, error: None)
+    halves(read, len(ids), AT_ONCE, lambda place, error: None)
     correct = np.zeros(len(ids), dtype=bool)
     for record in read_records(folder):
         if record.stage == CLEAN:
