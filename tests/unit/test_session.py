@@ -150,6 +150,16 @@ class Sick(Net):
         return torch.where(sick[:, None], torch.nan, super().forward(x))
 
 
+class Moat(Sick):
+    """The same, but not on these images themselves."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        on_it = (x[:, None] - self.where[None]).abs().flatten(2).amax(2).amin(1) == 0
+        if bool(on_it.all()):
+            return Net.forward(self, x)
+        return torch.where(on_it[:, None], Net.forward(self, x), super().forward(x))
+
+
 def records(folder: Path) -> dict[tuple, dict]:
     return {
         (line.stage, line.eps, line.id): line.model_dump(exclude={"point"})
@@ -197,11 +207,6 @@ def test_a_sample_near_which_the_model_fails(source, tmp_path, monkeypatch) -> N
     whole = audited(source, tmp_path / "whole", slots=8)
     lost = [line.id for line in store.read_records(tmp_path / "whole") if line.stage == "t" and line.eps == 0.01][:2]
 
-    class Moat(Sick):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            on_it = (x[:, None] - self.where[None]).abs().flatten(2).amax(2).amin(1) == 0
-            return torch.where(on_it[:, None], Net.forward(self, x), super().forward(x))
-
     model = load_model(Moat(source, lost, "NaN", 0.03), shape=source.shape)
     info = describe(
         model, source, threat=THREAT, curve=[0.01], plan=PLAN, seed=0, preflight=Preflight((), 0), name="net"
@@ -228,8 +233,11 @@ def test_a_model_that_fails_on_more_than_a_few_samples_is_refused(source, tmp_pa
         with pytest.raises(holdfast.HoldfastError, match=r"11 of 30 samples fail: sample 3 \(clean: ") as caught:
             run(model, source, info, tmp_path / how, threat=THREAT, plan=PLAN, slots=8)
         assert "mend the model" in caught.value.hint and not (tmp_path / how / store.SUMMARY).exists()
-        with pytest.raises((holdfast.HoldfastError, ValueError)):
+        with pytest.raises(holdfast.HoldfastError, match="11 of 30 images"):
             examined(model, source, PLAN, THREAT)
+    model = load_model(Moat(source, list(range(30)), "raise", 0.03), shape=source.shape)
+    with pytest.raises(holdfast.HoldfastError, match="near more than 10 of 30 images: ValueError: not this one"):
+        examined(model, source, PLAN, THREAT)
     few = from_pair(torch.as_tensor(source.images[:3]), torch.as_tensor(source.labels[:3]))
     model = load_model(Sick(source, [0, 1, 2], "NaN", 0.0), shape=source.shape)
     info = describe(model, few, threat=THREAT, curve=[], plan=PLAN, seed=0, preflight=Preflight((), 0), name="net")

@@ -26,6 +26,8 @@ BEARABLE = 10
 
 SHARE = 0.01
 NAMED = 10
+"""How many of them a sentence names; the summary and the page name all."""
+
 FEW = 32
 """How many images the searches' copy of a model is compared on, and whether the model stays what it is."""
 
@@ -74,13 +76,12 @@ def findings(failures: Sequence[Failure], eps: float, samples: int) -> tuple[Fin
         return ()
     lost = sum(each.eps <= eps for each in failures)
     higher = f"the robust accuracy may be up to {100 * lost / samples:.2g} points higher"
-    means = f"what cannot be evaluated counts as not robust: {higher}"
     return (
         Finding(
             check="samples failed",
             level="warning",
             saw=f"{len(failures)} of {samples} samples could not be finished: {named(failures)}",
-            means=means,
+            means=f"what cannot be evaluated counts as not robust: {higher}",
             remedy="mend the model, or make the images readable, and run the same command again: it tries these alone",
         ),
     )

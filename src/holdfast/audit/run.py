@@ -15,7 +15,7 @@ import torch
 from holdfast import __version__
 from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen, rng_kept
-from holdfast.ascent.halves import halves
+from holdfast.ascent.halves import halves, told
 from holdfast.audit.checks import IMAGES, Probed, probe
 from holdfast.audit.conclude import conclude
 from holdfast.audit.faults import BEARABLE, working
@@ -24,7 +24,7 @@ from holdfast.audit.plan import Plan
 from holdfast.audit.ranks import Alone, Ranks
 from holdfast.audit.session import Session, Watcher, logarithmic
 from holdfast.data.source import Source
-from holdfast.foundation.errors import BadData, BadModel
+from holdfast.foundation.errors import BadData, BadModel, HoldfastError
 from holdfast.models.doctor import examine, raise_errors
 from holdfast.models.model import Model
 from holdfast.records.files import storing
@@ -79,13 +79,22 @@ def _look_past_failures(model: Model, source: Source) -> Examined:
         looked = _look_at(model, source, chosen)
         if not any(finding.check == "finite logits" for finding in looked.findings):
             return looked
-    except (
-        Exception
-    ):  # a foreign forward may raise anything; where it is not about a few images, it is raised again below
+    except Exception:  # a foreign forward may raise anything; what is not about a few images is raised again below
         pass
     left = working(model, source, chosen)
-    few = len(left) > 0 and len(chosen) - len(left) <= BEARABLE
-    return _look_at(model, source, left if few else chosen)
+    lost = len(chosen) - len(left)
+    if len(left) and lost <= BEARABLE:
+        return _look_at(model, source, left)
+    try:
+        return _look_at(model, source, chosen)
+    except HoldfastError:
+        raise
+    except Exception as error:
+        raise _broken(f"on {lost} of {len(chosen)} images", error) from error
+
+
+def _broken(where: str, error: Exception) -> BadModel:
+    return BadModel(f"the model fails {where}: {told(error)}", hint="call it on these images yourself, and mend it")
 
 
 class Preflight(NamedTuple):
@@ -131,7 +140,7 @@ def _probed(model: Model, looked: Examined, threat: Threat) -> Probed:
     def fail(row: int, error: Exception) -> None:
         failed.append(row)
         if len(failed) > BEARABLE:
-            raise error
+            raise _broken(f"near more than {BEARABLE} of {len(rows)} images", error) from error
 
     rows = list(range(len(looked.images)))
     try:

@@ -27,7 +27,6 @@ from holdfast.audit.feed import SourceFeed, tensors
 from holdfast.audit.plan import Plan, Stage
 from holdfast.audit.ranks import Ranks, shares
 from holdfast.data.source import Source
-from holdfast.foundation.errors import HoldfastError
 from holdfast.losses import margin
 from holdfast.models.model import Model
 from holdfast.records.known import Outcome
@@ -309,7 +308,7 @@ class Session:
     def _label(self, sample: int) -> int | None:
         try:
             return int(self.source.take([sample]).labels[0])
-        except HoldfastError:
+        except Exception:  # a foreign data set may raise anything
             return None
 
     def _made(self) -> int:

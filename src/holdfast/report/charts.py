@@ -17,7 +17,7 @@ import altair as alt
 
 from holdfast.records.schema import CLEAN
 from holdfast.report import wording
-from holdfast.report.read import Run
+from holdfast.report.read import FAILED, Run
 from holdfast.report.tally import bins, condensed, losses
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -118,6 +118,8 @@ def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerCha
         name = "clean pass" if loss.stage == CLEAN else loss.stage
         spent = wording.count(loss.forwards + loss.backwards)
         text = f"{wording.count(loss.broken)} {'wrong' if loss.stage == CLEAN else 'broken'}, {spent} evaluations"
+        if loss.stage == FAILED:
+            text = f"{wording.count(loss.broken)} could not be evaluated"
         rows.append({"row": name, "text": text, "from": loss.left / n, "to": before / n, "colour": LOST})
         before = loss.left
     rows.append({"row": "still right", "text": wording.count(before), "from": 0.0, "to": before / n, "colour": colour})
