@@ -140,7 +140,7 @@ def test_in_python(monkeypatch) -> None:
     assert int(found.robust.sum()) == round(COUNT * found.robust_accuracy)
 
 
-@pytest.mark.parametrize("how", ["gone", "torn"])
+@pytest.mark.parametrize("how", ["gone", pytest.param("torn", marks=pytest.mark.slow)])
 def test_an_image_that_cannot_be_read(how: str, cli, monkeypatch) -> None:
     """Between the listing and the reading."""
     shutil.copytree("files", how)
@@ -186,7 +186,7 @@ def test_a_model_that_fails_on_all(cli, monkeypatch) -> None:
     assert ran.code == 2 and "finite" in ran.err and not Path("broken").exists()
 
 
-@pytest.mark.parametrize("room", [2000, 9000])
+@pytest.mark.parametrize("room", [pytest.param(2000, marks=pytest.mark.slow), 9000])
 def test_a_disk_that_is_full(room: int, cli) -> None:
     """The system refuses to write more than so many bytes to a file."""
     out = f"room {room}"

@@ -175,6 +175,17 @@ def test_a_sample_fails_if_and_only_if_its_verdict_needs_the_search_that_does(ho
         }
 
 
+@pytest.mark.parametrize("slots", [1, 4, 20])
+def test_the_nearest_of_all_searches_needs_all_searches(slots):
+    class Nearest(Walk):
+        goal = "minimal"
+
+    hunt, feed = hunt_for([[1, 2, 3], [1, 8, 2], [NEVER, 2, 8], [2, NEVER, 5]], slots)
+    failed: dict[int, str] = {}
+    hunt = dataclasses.replace(hunt, attack=Nearest(10), model=Meter(Sick((8,), "raise")), failed=failed.__setitem__)
+    assert sorted(v.position for v in hunt.verdicts(feed) if v.fooled) == [0, 3] and sorted(failed) == [1, 2]
+
+
 def test_an_image_that_cannot_be_read():
     class Torn(Counting):
         def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
