@@ -63,11 +63,11 @@ class Failures(dict[int, Failure]):
             )
 
 
-def named(failures: Iterable[Failure], most: int = NAMED) -> str:
+def named(failures: Iterable[Failure]) -> str:
     """The first of some samples with what happened to each, and how many more there are."""
     ranked = sorted(failures, key=lambda each: each.id)
-    words = [f"sample {each.id} ({each.stage}: {each.happened})" for each in ranked[:most]]
-    return "; ".join(words) + (f"; and {len(ranked) - most} more" if len(ranked) > most else "")
+    words = [f"sample {each.id} ({each.stage}: {each.happened})" for each in ranked[:NAMED]]
+    return "; ".join(words) + (f"; and {len(ranked) - NAMED} more" if len(ranked) > NAMED else "")
 
 
 def findings(failures: Sequence[Failure], eps: float, samples: int) -> tuple[Finding, ...]:
