@@ -1,9 +1,9 @@
-"""An audit on 1 to 1,024 devices: what a piece of work costs, measured; where the time goes, simulated; 1 and 2 processes, run.
+"""An audit on 1 to 1,024 devices: costs by the piece, measured; where the time goes, simulated; 1 and 2 processes, run.
 
 - ``--costs`` measures steps of two nets as functions of the rows in flight, records, messages to the counters, gathering,
   taking over, start and end, on one thread (CPU seconds where that is what is spent, the fastest of some repeats).
-- ``--simulate`` makes an audit by ``fast`` and one by ``standard`` of an adversarially trained net on digits (or takes those of
-  ``--run``), draws 10,000 and 50,000 samples from them with everything that happened to each, and replays them on up to
+- ``--simulate`` makes an audit by ``fast`` and one by ``standard`` of an adversarially trained net on digits (or takes those
+  of ``--run``), draws 10,000 and 50,000 samples from them with everything that happened to each, and replays them on up to
   1,024 devices: the engine's slots, the library's own division of a stage, one store, one first process. Pictures, too.
 - ``--measure`` runs audits by 1 and by 2 processes in turn, and holds counts and seconds against the simulation.
 - ``--check`` holds the simulated slots against the engine, and the simulation against laws that it has to keep.
@@ -17,7 +17,8 @@ import argparse
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 from fleet.costs import Costs
-from fleet.devices import PARTS, Rule, audit, chunks, dealt, guided, least, speeds
+from fleet.devices import PARTS, Rule, audit, by_portion, chunks, enough, guided, halved, least, speeds
 from fleet.drawing import breakdown, scaling
 from fleet.laws import LAWS
 from fleet.pricing import priced
@@ -60,7 +61,20 @@ def net(work: Path) -> Path:
 def request(work: Path, plan: str, limit: int, *more: str) -> list[str]:
     """What is audited: the options of ``holdfast audit``."""
     weights = ["--weights", str(net(work))]
-    return ["--model", "net:small_cnn", *weights, "--data", "digits", "--eps", "0.1", "--plan", plan, "--limit", str(limit), *more]
+    return [
+        "--model",
+        "net:small_cnn",
+        *weights,
+        "--data",
+        "digits",
+        "--eps",
+        "0.1",
+        "--plan",
+        plan,
+        "--limit",
+        str(limit),
+        *more,
+    ]
 
 
 def done(work: Path, plan: str) -> Run:
@@ -74,7 +88,9 @@ def done(work: Path, plan: str) -> Run:
 def described(trace: Trace) -> dict[str, Any]:
     return {
         "samples": trace.samples,
-        "stages": {f"{task.name} at {task.eps:g}": {"samples": len(task), "row_steps": task.rows} for task in trace.tasks},
+        "stages": {
+            f"{task.name} at {task.eps:g}": {"samples": len(task), "row_steps": task.rows} for task in trace.tasks
+        },
     }
 
 
@@ -91,6 +107,7 @@ def line(trace: Trace, costs: Costs, slots: int, speed: np.ndarray, rule: Rule =
     once = costs.start(trace, world) + costs.end(trace)
     return {
         "devices": world,
+        "capacity": float(speed.sum()),
         "seconds": spent.wall,
         "searching": spent.wall - once,
         "least": least(trace, costs, world, slots),
@@ -110,40 +127,47 @@ def curves(traces: dict[str, Trace], found: dict[str, Any]) -> Iterator[dict[str
                     points = [line(many, costs, slots, speeds(world, **spread)) for world in WORLDS]
                     one = line(many, costs, slots, np.ones(1))["seconds"]
                     for point in points:
-                        point["efficiency"] = one / (point["devices"] * point["seconds"])
+                        point["efficiency"] = one / (point["capacity"] * point["seconds"])
                     entry = {"plan": plan, "samples": samples, "device": device, "spread": spread, "points": points}
                     told = "  ".join(f"{point['devices']}: {point['efficiency']:.0%}" for point in points)
-                    print(f"{plan:9}{samples:7,} {device:12}{'spread' if spread else 'equal':7} {one:10.1f} s  {told}", flush=True)
+                    print(
+                        f"{plan:9}{samples:7,} {device:12}{'spread' if spread else 'equal':7} {one:10.1f} s  {told}",
+                        flush=True,
+                    )
                     yield entry
 
 
-def fewer(part: float) -> Callable[[int, int, int], int]:
-    """No more slots than that part of an equal share of the samples: the rest is left to who asks first."""
-    return lambda samples, world, slots: max(1, min(slots, int(samples * part / world)))
+def rules(costs: Costs) -> dict[str, Rule]:
+    """Other ways to divide the work, and the library's.
 
-
-RULES = {
-    "as it is": Rule(),
-    "chunks of 1": Rule(chunks(1)),
-    "chunks of 32": Rule(chunks(32)),
-    "half the slots dealt": Rule(dealt, fewer(0.5)),
-    "a quarter of the slots dealt": Rule(dealt, fewer(0.25)),
-    "guided chunks, all slots": Rule(guided),
-    "guided chunks, half the slots": Rule(guided, fewer(0.5)),
-    "one flush for a stage": Rule(flushes=False),
-    "taken over at the end": Rule(merging=False),
-    "one message for each judgement": Rule(tallies=False),
-    "no barrier (bound)": Rule(barrier=False, merging=False),
-}
+    Slots are kept empty on purpose only where those left are so many that a batch by itself costs an eighth of its rows.
+    """
+    pace = costs.steps["apgd"]
+    least = ceil(8 * pace.batch / pace.row)
+    return {
+        "as it is": Rule(),
+        "chunks of 1": Rule(chunks(1)),
+        "chunks of 32": Rule(chunks(32)),
+        "guided chunks": Rule(guided),
+        "half the searches in slots": Rule(slots=halved(least)),
+        "by portion": Rule(enough, order=by_portion),
+        "by portion, half the searches in slots": Rule(enough, halved(least), by_portion),
+        "one flush for a stage": Rule(flushes=False),
+        "taken over at the end": Rule(merging=False),
+        "one message for each judgement": Rule(tallies=False),
+        "no barrier (bound)": Rule(barrier=False, merging=False),
+    }
 
 
 def compared(traces: dict[str, Trace], found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Other ways to divide the work, against the library's."""
+    """How many times as fast the searches are done if the work is divided otherwise."""
     for plan, trace in traces.items():
         many = resampled(trace, 10_000)
         for device, (costs, slots) in devices(found).items():
             for world in (4, 16, 64, 256, 1024):
-                took = {name: line(many, costs, slots, speeds(world, **SPREAD), rule) for name, rule in RULES.items()}
+                took = {
+                    name: line(many, costs, slots, speeds(world, **SPREAD), rule) for name, rule in rules(costs).items()
+                }
                 base = took["as it is"]["searching"]
                 ratios = {name: base / each["searching"] for name, each in took.items()}
                 told = "  ".join(f"{name}: {ratio:.3f}" for name, ratio in ratios.items())
@@ -169,64 +193,68 @@ def simulate(work: Path, runs: list[Path]) -> None:
     breakdown(report["curves"], PARTS, PICTURES / "breakdown.png")
 
 
-SUBJECTS = {"standard": ("standard", 200), "fast, 64 slots": ("fast", 400, "--slots", "64")}
+SUBJECTS = {"standard": ("standard", 150), "fast, 64 slots": ("fast", 400, "--slots", "64")}
 """What is run by 1 and by 2 processes: a plan, digits, more options. The second leaves chunks to be taken."""
 
 
 def measure(work: Path, rounds: int) -> None:
-    """1 and 2 processes in turn; the costs are measured in between, on the same machine in the same state."""
+    """1 and 2 processes in turn; then the costs, on the same machine in the same state."""
     shutil.rmtree(work / "measured", ignore_errors=True)
     (work / "measured").mkdir(parents=True)
-    taken: dict[str, dict[int, list[Run]]] = {name: {1: [], 2: []} for name in SUBJECTS}
+    ran: dict[str, dict[int, list[Run]]] = {name: {1: [], 2: []} for name in SUBJECTS}
     for number in range(rounds):
         for name, (plan, limit, *more) in SUBJECTS.items():
             for world in (1, 2):
                 folder = work / "measured" / f"{plan}-{world}-{number}"
-                taken[name][world].append(launched(folder, world, request(work, plan, limit, *more)))
-    log = taken["standard"][1][0]
-    costs = Costs.of(priced(log.logs[0], log.trace.samples), CNN)
-    entries = []
-    for name, runs in taken.items():
-        entry: dict[str, Any] = {"subject": name, "request": SUBJECTS[name], "processes": []}
-        for world, each in runs.items():
-            slots = each[0].logs[0]["hunts"][0]["slots"]
-            spent = audit(each[0].trace, costs, np.ones(world), slots)
-            walls, searching = [run.wall for run in each], [run.searching for run in each]
-            simulated = spent.wall - costs.start(each[0].trace, world) - costs.end(each[0].trace)
-            stages = [stage for run in each for stage in replayed(run)]
-            same = [stage["real"] == stage["simulated"] for stage in stages]
-            rows = [sum(stage[which]["rows steps"] for stage in stages) for which in ("real", "simulated")]
-            entry["processes"].append(
-                {
-                    "world": world,
-                    "wall": walls,
-                    "searching": searching,
-                    "cpu": [sum(log["cpu"] for log in run.logs) for run in each],
-                    "simulated_searching": simulated,
-                    "measured_over_simulated": statistics.median(searching) / simulated,
-                    "stages": len(stages),
-                    "stages_counted_alike": sum(same),
-                    "row_steps": rows,
-                    "differing": [stage for stage, alike in zip(stages, same) if not alike],
-                }
-            )
-            print(
-                f"{name:16}{world} processes: wall {min(walls):.1f}..{max(walls):.1f} s, searching {min(searching):.1f}.."
-                f"{max(searching):.1f} s, simulated {simulated:.1f} s; {sum(same)} of {len(same)} stages counted alike, "
-                f"row-steps {rows[0]:,} and {rows[1]:,}",
-                flush=True,
-            )
-        one, two = entry["processes"]
-        for kind in ("wall", "searching"):
-            ratios = [a / b for a, b in zip(one[kind], two[kind])]
-            entry[f"{kind}_times_as_fast"] = {"median": statistics.median(ratios), "rounds": ratios}
-            print(f"{name:16}2 processes are {statistics.median(ratios):.2f} times as fast ({kind}; {min(ratios):.2f}..{max(ratios):.2f})")
-        entries.append(entry)
-    write("scaling", {"rounds": rounds, "subjects": entries})
+                ran[name][world].append(launched(folder, world, request(work, plan, limit, *more)))
+    one = ran["standard"][1][0]
+    costs = Costs.of(priced(one.logs[0], one.trace.samples), CNN)
+    write("scaling", {"rounds": rounds, "subjects": [against(name, runs, costs) for name, runs in ran.items()]})
+
+
+def against(name: str, runs: dict[int, list[Run]], costs: Costs) -> dict[str, Any]:
+    """Counts and seconds of real runs, and of their simulation."""
+    entry: dict[str, Any] = {"subject": name, "request": SUBJECTS[name], "processes": []}
+    for world, each in runs.items():
+        trace = each[0].trace
+        spent = audit(trace, costs, np.ones(world), each[0].logs[0]["hunts"][0]["slots"])
+        simulated = spent.wall - costs.start(trace, world) - costs.end(trace)
+        walls, searching = [run.wall for run in each], [run.searching for run in each]
+        stages = [stage for run in each for stage in replayed(run)]
+        differing = [stage for stage in stages if stage["real"] != stage["simulated"]]
+        rows = [sum(stage[which]["rows steps"] for stage in stages) for which in ("real", "simulated")]
+        entry["processes"].append(
+            {
+                "world": world,
+                "wall": walls,
+                "searching": searching,
+                "cpu": [sum(log["cpu"] for log in run.logs) for run in each],
+                "simulated_searching": simulated,
+                "measured_over_simulated": statistics.median(searching) / simulated,
+                "stages": len(stages),
+                "counted_alike": len(stages) - len(differing),
+                "row_steps": rows,
+                "differing": differing,
+            }
+        )
+        print(
+            f"{name:16}{world} processes: wall {min(walls):.1f}..{max(walls):.1f} s, searching {min(searching):.1f}.."
+            f"{max(searching):.1f} s, simulated {simulated:.1f} s; {len(stages) - len(differing)} of {len(stages)} stages "
+            f"of a process counted alike, row-steps {rows[0]:,} and {rows[1]:,}",
+            flush=True,
+        )
+    one, two = entry["processes"]
+    for kind in ("wall", "searching"):
+        ratios = [a / b for a, b in zip(one[kind], two[kind])]
+        entry[f"{kind}_times_as_fast"] = {"median": statistics.median(ratios), "rounds": ratios}
+        print(f"{name:16}2 processes: {statistics.median(ratios):.2f} times as fast ({kind})", flush=True)
+    return entry
 
 
 def write(name: str, found: dict[str, Any]) -> None:
-    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"machine": machine(), **found}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def main() -> None:
@@ -238,8 +266,12 @@ def main() -> None:
         ("check", "hold the simulation against the engine and its laws (10 seconds)"),
     ):
         parser.add_argument(f"--{name}", action="store_true", help=about)
-    parser.add_argument("--work", type=Path, default=Path("runs/scaling"), help="where audits are kept (default runs/scaling)")
-    parser.add_argument("--run", type=Path, nargs="+", default=[], help="simulate these finished runs instead; writes nothing")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/scaling"), help="where audits are kept (default runs/scaling)"
+    )
+    parser.add_argument(
+        "--run", type=Path, nargs="+", default=[], help="simulate these finished runs instead; writes nothing"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of --measure (default 3)")
     given = parser.parse_args()
     if given.rounds < 1 or not (given.costs or given.simulate or given.measure or given.check):

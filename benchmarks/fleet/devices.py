@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import chain
@@ -11,19 +11,20 @@ from itertools import chain
 import numpy as np
 
 from fleet.costs import Costs
-from fleet.slots import Work, worked
+from fleet.slots import Order, Work, worked
 from fleet.trace import Task, Trace
-from holdfast.audit.ranks import shares
+from holdfast.ascent.engine import _breadth_first
+from holdfast.audit.ranks import CHUNK, shares
 
 PARTS = ("rows", "batches", "records", "counters", "tail", "agreement", "merge", "start and end")
-"""What the time of a device goes into: evaluating rows; what a batch costs however many rows it has; writing records; messages
-to the counters; waiting for the others at the end of a stage, but for what the first process was late because it had taken
-over records; finding out who enters and telling one another the verdicts; that lateness; what is done once."""
+"""What the time of a device goes into: evaluating rows; what a batch costs however many rows it has; writing records;
+messages to the counters; waiting for the others at the end of a stage, but for what the first process was late after it had
+taken over records; finding out who enters and telling one another the verdicts; that lateness; what is done once."""
 
 
 @dataclass
 class Seat:
-    """A device's place among the `holdfast.audit.ranks.Ranks`: the counters are shared, and ``asked`` counts the messages."""
+    """A device's place among the `holdfast.audit.ranks.Ranks`: it shares the counters; ``asked`` counts its messages."""
 
     rank: int
     world: int
@@ -36,22 +37,23 @@ class Seat:
         return self.counters[name]
 
 
-Portions = Callable[[int, Seat, int], Iterator[Sequence[int]]]
-"""Samples that enter, seat, slots -> the portions of that seat, drawn as it asks."""
+Portions = Callable[[Task, Seat, int], Iterator[Sequence[int]]]
+"""Stage, seat, slots -> the portions of that seat, drawn as it asks."""
 
 
-def dealt(count: int, seat: Seat, slots: int) -> Iterator[Sequence[int]]:
+def dealt(task: Task, seat: Seat, slots: int) -> Iterator[Sequence[int]]:
     """What `holdfast.audit.session.Session.stage` gives to a process."""
-    own, chunks = shares(np.arange(count), seat.world * slots, seat, "taken")  # type: ignore[arg-type]
+    own, chunks = shares(np.arange(len(task)), seat.world * slots, seat, "taken")  # type: ignore[arg-type]
     return (portion.tolist() for portion in chain([own], chunks))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to divide a stage. ``slots``: samples, world, slots -> how many searches a device runs at once."""
+    """A way to divide a stage. ``slots``: stage, world, slots -> how many searches a device runs at once."""
 
     portions: Portions = dealt
-    slots: Callable[[int, int, int], int] = lambda samples, world, slots: slots
+    slots: Callable[[Task, int, int], int] = lambda task, world, slots: slots
+    order: Order = _breadth_first
     barrier: bool = True
     """Whether a stage begins when all have ended the one before; if not: a bound on what a better order could give."""
     merging: bool = True
@@ -62,30 +64,56 @@ class Rule:
     """Whether a process counts every verdict by itself; if not, those of a judgement together."""
 
 
-def guided(count: int, seat: Seat, slots: int) -> Iterator[Sequence[int]]:
-    """Chunks of half an equal share of what is left, one sample at least; nothing is dealt beforehand."""
-    starts = [0]
-    while starts[-1] < count:
-        starts.append(starts[-1] + max(1, (count - starts[-1]) // (2 * seat.world)))
-    while (taken := seat.add("taken", 1)) < len(starts):
-        yield range(starts[taken - 1], starts[taken])
+def taken(dealing: Callable[[Task, int], int], size: Callable[[int, int, int], int]) -> Portions:
+    """Samples dealt beforehand, then chunks.
 
+    ``dealing``: stage, slots -> how many to each device beforehand; ``size``: samples left, world, searches of a sample ->
+    how many in the next chunk. The places of all chunks follow from the size of the stage, so that one counter suffices.
+    """
 
-def chunks(size: int) -> Portions:
-    """Chunks of that size after a dealing of all slots."""
-
-    def portions(count: int, seat: Seat, slots: int) -> Iterator[Sequence[int]]:
-        fixed = min(count, seat.world * slots)
+    def portions(task: Task, seat: Seat, slots: int) -> Iterator[Sequence[int]]:
+        count, width = task.steps.shape
+        fixed = min(count, seat.world * dealing(task, slots))
+        starts = [fixed]
+        while starts[-1] < count:
+            starts.append(min(count, starts[-1] + size(count - starts[-1], seat.world, width)))
         yield range(seat.rank, fixed, seat.world)
-        while (start := fixed + size * (seat.add("taken", 1) - 1)) < count:
-            yield range(start, min(count, start + size))
+        while (number := seat.add("taken", 1)) < len(starts):
+            yield range(starts[number - 1], starts[number])
 
     return portions
 
 
+def chunks(size: int) -> Portions:
+    """Chunks of that size, after a dealing of all slots."""
+    return taken(lambda task, slots: slots, lambda left, world, width: size)
+
+
+guided = taken(lambda task, slots: 0, lambda left, world, width: max(1, left // (2 * world)))
+"""Chunks of half an equal share of what is left, nothing dealt beforehand."""
+
+enough = taken(lambda task, slots: -(-slots // task.steps.shape[1]), lambda left, world, width: max(1, CHUNK // width))
+"""As many samples dealt as fill the slots with all their searches; chunks of as many as `CHUNK` searches."""
+
+
+def by_portion(portions: Iterable[Sequence[int]], width: int) -> Iterator[tuple[int, int]]:
+    """All searches of a portion before the next portion is asked for; breadth first within it."""
+    return ((position, search) for portion in portions for search in range(width) for position in portion)
+
+
+def halved(least: int) -> Callable[[Task, int, int], int]:
+    """Slots for half an equal share of all searches, if these are ``least`` or more: the rest is left to who asks first."""
+
+    def slots(task: Task, world: int, slots: int) -> int:
+        half = task.steps.size // (2 * world)
+        return min(slots, half) if half >= least else slots
+
+    return slots
+
+
 @dataclass
 class Spent:
-    """Where a run stands: the clock of each device, (W,) seconds, and what of it went into which of the `PARTS`, (W,) each."""
+    """Where a run stands: the clock of each device, (W,) seconds, and what of it went into which of the `PARTS`."""
 
     clock: np.ndarray
     into: dict[str, np.ndarray] = field(default_factory=dict)
@@ -110,13 +138,18 @@ class Spent:
 
 
 def speeds(world: int, *, jitter: float = 0.0, straggler: float = 1.0, seed: int = 0) -> np.ndarray:
-    """How fast the devices are, (W,), 1 in the mean: normal with that deviation; the last one ``straggler`` times as fast."""
+    """How fast the devices are, (W,): normal around 1 with that deviation, the last one ``straggler`` times as fast.
+
+    A device by itself has the speed 1.
+    """
+    if world == 1:
+        return np.ones(1)
     drawn = np.clip(np.random.default_rng(seed).normal(1, jitter, world), 0.5, 1.5)
-    drawn[-1] *= straggler if world > 1 else 1.0
+    drawn[-1] *= straggler
     return drawn
 
 
-def audit(trace: Trace, costs: Costs, speed: np.ndarray, slots: int, rule: Rule = Rule()) -> Spent:  # noqa: B008 - frozen
+def audit(trace: Trace, costs: Costs, speed: np.ndarray, slots: int, rule: Rule = Rule()) -> Spent:
     """The whole run, from the start of the processes to the page."""
     world, spent = len(speed), Spent.nothing(len(speed))
     spent.add("start and end", costs.start(trace, world))
@@ -163,9 +196,9 @@ def _clean(trace: Trace, costs: Costs, speed: np.ndarray, slots: int, spent: Spe
 def stage(task: Task, costs: Costs, speed: np.ndarray, slots: int, rule: Rule, spent: Spent) -> np.ndarray:
     """One stage; returns how many records each device wrote, (W,)."""
     world, counters, served = len(speed), Counter(), 0.0
-    slots = rule.slots(len(task), world, slots)
+    slots = rule.slots(task, world, slots)
     seats = [Seat(rank, world, counters) for rank in range(world)]
-    engines = [worked(task, rule.portions(len(task), seat, slots), slots) for seat in seats]
+    engines = [worked(task, rule.portions(task, seat, slots), slots, rule.order) for seat in seats]
     wrote = np.zeros(world, dtype=np.int64)
     ready = [(float(clock), rank) for rank, clock in enumerate(spent.clock)]
     heapify(ready)
@@ -197,7 +230,7 @@ def stage(task: Task, costs: Costs, speed: np.ndarray, slots: int, rule: Rule, s
             told = ask(after, 2 * work.verdicts if rule.tallies else 2 * (work.kind == "judged"))
             now, waited = after + told, waited + told
             wrote[rank] += work.records
-            _count(spent.counts, work)
+            tally(spent.counts, work)
             heappush(ready, (now, rank))
         else:
             now += waited
@@ -207,7 +240,8 @@ def stage(task: Task, costs: Costs, speed: np.ndarray, slots: int, rule: Rule, s
     return wrote
 
 
-def _count(counts: Counter[str], work: Work) -> None:
+def tally(counts: Counter[str], work: Work) -> None:
+    """Adds up batches, rows, records and verdicts."""
     counts[work.kind] += work.times
     counts[f"rows {work.kind}"] += work.times * work.rows
     counts["records"] += work.records

@@ -14,8 +14,10 @@ DEVICES = {"core": "a core as measured", "accelerator": "an accelerator, assumed
 
 
 def _x(width: int) -> alt.X:
-    return alt.X("devices:Q", scale=alt.Scale(type="log", base=2, domain=[1, 1024])).title("devices").axis(
-        values=[2**k for k in range(0, 11, 2)], format="~d", grid=False
+    return (
+        alt.X("devices:Q", scale=alt.Scale(type="log", base=2, domain=[1, 1024]))
+        .title("devices")
+        .axis(values=[2**k for k in range(0, 11, 2)], format="~d", grid=False)
     )
 
 
@@ -36,23 +38,29 @@ def scaling(curves: Sequence[dict[str, Any]], path: Path) -> None:
     shape = alt.Shape("curve:N").scale(domain=names, range=SHAPES[: len(names)]).legend(legend)
     down = []
     for field, title, scale, form in (
-        ("seconds", "seconds", alt.Scale(type="log"), "~s"),
-        ("efficiency", "efficiency", alt.Scale(domain=[0, 1]), "%"),
+        ("seconds", "seconds", alt.Scale(type="log"), {"values": [10**k for k in range(-1, 8)], "format": "~s"}),
+        ("efficiency", "efficiency", alt.Scale(domain=[0, 1]), {"format": "%", "tickCount": 6}),
     ):
         across = []
         for device in DEVICES.values():
             here = [row for row in rows if row["device"] == device]
-            y = alt.Y(f"{field}:Q", scale=scale).title(title).axis(format=form, tickCount=6)
+            y = alt.Y(f"{field}:Q", scale=scale).title(title).axis(**form)
             base = alt.Chart(table(here)).encode(x=_x(300), y=y, color=colour)
-            layers = [base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=40, opacity=1).encode(shape=shape)]
+            layers = [
+                base.mark_line(strokeWidth=2),
+                base.mark_point(filled=True, size=40, opacity=1).encode(shape=shape),
+            ]
             if field == "seconds":
                 best = alt.Chart(table([row for row in ideal if row["device"] == device]))
                 layers.insert(
-                    0, best.mark_line(color=LOST, strokeDash=[4, 3], strokeWidth=1.2).encode(x=_x(300), y=y, detail="curve:N")
+                    0,
+                    best.mark_line(color=LOST, strokeDash=[4, 3], strokeWidth=1.2).encode(
+                        x=_x(300), y=y, detail="curve:N"
+                    ),
                 )
             across.append(alt.layer(*layers).properties(width=330, height=220, title=device))
         down.append(alt.hconcat(*across, spacing=36))
-    styled(alt.vconcat(*down, spacing=26)).save(path, scale_factor=1.5)
+    _save(alt.vconcat(*down, spacing=26), path)
 
 
 def breakdown(curves: Sequence[dict[str, Any]], parts: Sequence[str], path: Path) -> None:
@@ -82,4 +90,8 @@ def breakdown(curves: Sequence[dict[str, Any]], parts: Sequence[str], path: Path
             .properties(width=330, height=200, title=f"{curve['plan']}, {DEVICES[curve['device']]}")
         )
     pairs = [alt.hconcat(*charts[i : i + 2], spacing=36) for i in range(0, len(charts), 2)]
-    styled(alt.vconcat(*pairs, spacing=26)).save(path, scale_factor=1.5)
+    _save(alt.vconcat(*pairs, spacing=26), path)
+
+
+def _save(chart: alt.VConcatChart, path: Path) -> None:
+    styled(chart).properties(background="white").save(path, scale_factor=1.4)

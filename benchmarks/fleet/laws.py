@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fleet.costs import Costs
-from fleet.devices import Rule, Seat, Spent, audit, chunks, dealt, guided, least, speeds, stage
+from fleet.devices import Rule, Seat, Spent, audit, by_portion, chunks, dealt, enough, guided, least, speeds, stage
 from fleet.slots import worked
 from fleet.trace import Task, Trace
 from holdfast.ascent.attack import Attack
@@ -32,7 +32,7 @@ COSTS = Costs(
 
 @dataclass(frozen=True)
 class Scripted(Attack):
-    """Searches whose length and outcome are written down: ``steps`` and ``fools``, (N, S). Channel 0 of an image says which."""
+    """Searches whose ``steps`` and outcomes, ``fools``, are written down, (N, S); channel 0 of an image says which."""
 
     steps: np.ndarray
     fools: np.ndarray
@@ -85,12 +85,19 @@ def real(task: Task, portions: Iterator[list[int]], slots: int) -> tuple[list[in
 def same_as_the_engine() -> None:
     """Batches, rows and records, for few and many samples, one search each or nine, dealt at once or in chunks."""
     for seed, (samples, width, slots, rank, world) in enumerate(
-        ((50, 1, 64, 0, 1), (300, 1, 16, 1, 3), (40, 9, 32, 0, 1), (200, 9, 16, 2, 3), (7, 9, 128, 0, 2), (120, 3, 1, 0, 1))
+        (
+            (50, 1, 64, 0, 1),
+            (300, 1, 16, 1, 3),
+            (40, 9, 32, 0, 1),
+            (200, 9, 16, 2, 3),
+            (7, 9, 128, 0, 2),
+            (120, 3, 1, 0, 1),
+        )
     ):
         task = drawn(samples, width, seed)
 
-        def portions(rank: int = rank, world: int = world, slots: int = slots, samples: int = samples) -> Any:
-            return dealt(samples, Seat(rank, world, Counter()), slots)
+        def portions(task: Task = task, rank: int = rank, world: int = world, slots: int = slots) -> Any:
+            return dealt(task, Seat(rank, world, Counter()), slots)
 
         order, hunt = real(task, portions(), slots)
         works = list(worked(task, portions(), slots))
@@ -105,7 +112,7 @@ def nothing_is_lost() -> None:
     """However the samples are divided, each gets its verdict once; one search each costs the same steps on any number."""
     task, slow = drawn(1000, 1, 0), speeds(7, jitter=0.1, straggler=0.5)
     assert int(task.steps.sum()) == task.rows
-    for portions in (dealt, guided, chunks(1), chunks(64)):
+    for portions in (dealt, guided, enough, chunks(1), chunks(64)):
         spent = Spent.nothing(7)
         stage(task, COSTS, slow, 16, Rule(portions), spent)
         assert spent.counts["verdicts"] == 1000 and spent.counts["rows steps"] == task.rows, portions
@@ -124,7 +131,7 @@ def no_miracles() -> None:
     """The parts of every device add up to its clock, and no number of devices beats the bound."""
     trace = Trace(400, (drawn(400, 1, 0), drawn(300, 9, 1)), checks=0)
     for world in (1, 2, 16, 256):
-        for rule in (Rule(), Rule(merging=False), Rule(guided)):
+        for rule in (Rule(), Rule(merging=False), Rule(guided), Rule(enough, order=by_portion)):
             spent = audit(trace, COSTS, np.ones(world), 16, rule)
             assert np.allclose(sum(spent.into.values()), spent.clock), (world, rule)
             assert spent.wall >= least(trace, COSTS, world, 16), (world, rule)

@@ -94,7 +94,11 @@ def paces(make: Callable[..., torch.nn.Module], shape: tuple[int, int, int], cou
                     [seconds for _, seconds in hunt.log[kind]] for kind in ("steps", "begun", "judged")
                 )
                 books = (all_ - sum(steps) - sum(begun) - sum(judged)) / len(steps)
-                for kind, seconds in ((name, statistics.median(steps) + books), ("begin", begun[0]), ("judge", judged[0])):
+                for kind, seconds in (
+                    (name, statistics.median(steps) + books),
+                    ("begin", begun[0]),
+                    ("judge", judged[0]),
+                ):
                     best[kind] = min(seconds, best.get(kind, seconds))
             for kind, seconds in best.items():
                 found[kind].append((rows, seconds))
@@ -122,41 +126,41 @@ def info() -> RunInfo:
 def record(sample: int, *, fooled: bool) -> Record:
     return Record(
         id=sample, stage="apgd-ce", eps=0.1, label=3, fooled=fooled, predicted=5 if fooled else 3,
-        margin=-0.1234567 if fooled else 0.1234567, value=-1.2345678, distance=0.0999999, steps=57, forwards=58, backwards=57,
+        margin=-0.1234567 if fooled else 0.1234567, value=-1.2345678, distance=0.0999999,
+        steps=57, forwards=58, backwards=57,
     )  # fmt: skip
+
+
+def stored(folder: Path) -> dict[str, float]:
+    """Seconds of a record and of one with a point, of taking one over, of the files of a process, and of a flush."""
+    store, shard = Store(folder, info()), Shard(folder, info(), 1)
+    point = np.zeros((3, 32, 32), dtype=np.float32)
+    plain, fooled = ([record(i + n * LINES, fooled=bool(n)) for i in range(LINES)] for n in (0, 1))
+    found = {"record": fastest(lambda: [shard.append(each) for each in plain], 1) / LINES}
+    name = str(shard.hand_over())
+    found["take"] = fastest(lambda: store.take_over([name], []), 1) / LINES
+    found["pointed"] = fastest(lambda: [shard.append(each, point) for each in fooled], 1) / LINES
+    shard.close()
+    shards, flushes = [], []
+    for rank in range(2, 34):
+        shard = Shard(folder, store.info, rank)
+        shard.append(record(2 * LINES + rank, fooled=False))
+        name = str(shard.hand_over())
+        shards.append(fastest(lambda name=name: store.take_over([name], []), 1, time.monotonic))
+        store.append(record(3 * LINES + rank, fooled=False))
+        flushes.append(fastest(store._flush, 1, time.monotonic))
+    store.close()
+    return found | {"shard": min(shards), "flush": min(flushes)}
 
 
 def written() -> dict[str, float]:
     """Writing records and points, taking them over, and reading the verdicts of others."""
-    point = np.zeros((3, 32, 32), dtype=np.float32)
-    best: dict[str, float] = {}
-
-    def keep(name: str, seconds: float) -> None:
-        best[name] = min(seconds, best.get(name, seconds))
-
+    rounds = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
-            store = Store(Path(folder), info())
-            shard = Shard(Path(folder), store.info, 1)
-            plain, fooled = (
-                [record(i, fooled=f) for i in range(n * LINES, (n + 1) * LINES)] for n, f in ((0, False), (1, True))
-            )
-            keep("record", fastest(lambda: [shard.append(each) for each in plain], 1) / LINES)
-            name = shard.hand_over()
-            keep("take", fastest(lambda: store.take_over([str(name)], []), 1) / LINES)
-            keep("pointed", fastest(lambda: [shard.append(each, point) for each in fooled], 1) / LINES)
-            name = shard.hand_over()
-            keep("taken", fastest(lambda: store.take_over([str(name)], []), 1) / LINES)
-            for rank in range(2, 34):
-                shard = Shard(Path(folder), store.info, rank)
-                shard.append(record(2 * LINES + rank, fooled=False))
-                name = shard.hand_over()
-                keep("shard", fastest(lambda name=name: store.take_over([str(name)], []), 1, time.monotonic))
-                store.append(record(3 * LINES + rank, fooled=False))
-                keep("flush", fastest(store._flush, 1, time.monotonic))
-            store.close()
-    outcomes = [Outcome.of(each) for each in plain]
-    told = pickle.dumps(outcomes)
+            rounds.append(stored(Path(folder)))
+    best = {name: min(each[name] for each in rounds) for name in rounds[0]}
+    told = pickle.dumps([Outcome.of(record(i, fooled=False)) for i in range(LINES)])
 
     def learn() -> None:
         known = Known()
@@ -209,7 +213,10 @@ def _telling(rank: int, world: int, port: int, told: Any) -> None:
         dist.init_process_group("gloo", store=within, rank=rank, world_size=world)
         found["met"] = min(time.monotonic() - began, found.get("met", torch.inf))
         for size in (1, 1 << 22):
-            mine, told_by = torch.zeros(size, dtype=torch.uint8), [torch.empty(size, dtype=torch.uint8) for _ in range(world)]
+            mine, told_by = (
+                torch.zeros(size, dtype=torch.uint8),
+                [torch.empty(size, dtype=torch.uint8) for _ in range(world)],
+            )
             took = fastest(lambda a=told_by, m=mine: dist.all_gather(a, m), 30, time.monotonic)
             found[str(size)] = min(took, found.get(str(size), torch.inf))
         dist.destroy_process_group()

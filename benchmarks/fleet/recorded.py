@@ -10,13 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fleet.devices import _count
+from fleet.devices import tally
 from fleet.slots import worked
 from fleet.trace import Trace, read
 from holdfast.audit.ranks import shares
@@ -71,12 +71,15 @@ def replayed(run: Run) -> list[dict[str, Any]]:
     world, told = len(run.logs), []
     for rank, log in enumerate(run.logs):
         for turn, (task, hunt) in enumerate(zip(run.trace.tasks, log["hunts"], strict=True), start=1):
-            ranks = Recorded(rank, world, iter(log["taken"].get(f"taken {turn}", [10**9])))
+            answers = log["taken"][f"taken {turn}"] if world > 1 else count(1)
+            ranks = Recorded(rank, world, iter(answers))
             own, taken = shares(np.arange(len(task)), world * hunt["slots"], ranks, "")  # type: ignore[arg-type]
             counts: Counter[str] = Counter()
             for work in worked(task, (each.tolist() for each in chain([own], taken)), hunt["slots"]):
-                _count(counts, work)
+                tally(counts, work)
             real = {"steps": len(hunt["steps"])}
             real |= {f"rows {kind}": sum(rows for rows, _ in hunt[kind]) for kind in ("begun", "steps", "judged")}
-            told.append({"rank": rank, "stage": task.name, "real": real, "simulated": {name: counts[name] for name in real}})
+            told.append(
+                {"rank": rank, "stage": task.name, "real": real, "simulated": {name: counts[name] for name in real}}
+            )
     return told

@@ -7,12 +7,15 @@ the two against each other. A claim that the classifier refuses is not simulated
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from fleet.trace import Task
 from holdfast.ascent.engine import PATIENCE, _breadth_first
+
+Order = Callable[[Iterable[Sequence[int]], int], Iterator[tuple[int, int]]]
+"""Portions of samples, searches of each -> (sample, search) in the order in which they are begun."""
 
 
 class Work(NamedTuple):
@@ -30,10 +33,10 @@ class Work(NamedTuple):
     points: int = 0
 
 
-def worked(task: Task, portions: Iterable[Sequence[int]], slots: int) -> Iterator[Work]:
-    """The work of one process on a stage, in its order. A portion is drawn when slots are free, never earlier."""
+def worked(task: Task, portions: Iterable[Sequence[int]], slots: int, order: Order = _breadth_first) -> Iterator[Work]:
+    """The work of one process on a stage, as it does it. A portion is drawn when slots are free, never earlier."""
     searches, width = task.searches, task.steps.shape[1]
-    ahead = _breadth_first(portions, width)
+    ahead = order(portions, width)
     resolved: set[int] = set()
     ended: dict[int, dict[int, bool]] = {}
     claimed: dict[int, set[int]] = {}
@@ -42,7 +45,7 @@ def worked(task: Task, portions: Iterable[Sequence[int]], slots: int) -> Iterato
     ends: list[tuple[int, int, tuple[int, int]]] = []
     flying: dict[tuple[int, int], int] = {}
     waiting: list[tuple[int, int]] = []
-    tick = since = order = 0
+    tick = since = begun = 0
 
     def wanted(position: int, search: int) -> bool:
         if position in resolved:
@@ -66,14 +69,12 @@ def worked(task: Task, portions: Iterable[Sequence[int]], slots: int) -> Iterato
             else:
                 fresh.append(place)
         for place in fresh:
-            order += 1
-            flying[place] = order
-            heappush(ends, (tick + searches[place[0]][place[1]][0], order, place))
+            begun += 1
+            flying[place] = begun
+            heappush(ends, (tick + searches[place[0]][place[1]][0], begun, place))
         if fresh:
             yield Work("begun", len(fresh))
-        if waiting and (
-            not flying or len(waiting) >= slots or since >= PATIENCE or (deferred and len(flying) < slots)
-        ):
+        if waiting and (not flying or len(waiting) >= slots or since >= PATIENCE or (deferred and len(flying) < slots)):
             since = verdicts = records = points = 0
             for position, search in waiting:
                 claimed.get(position, set()).discard(search)

@@ -118,7 +118,5 @@ def resampled(trace: Trace, samples: int, seed: int = 0) -> Trace:
         row[task.samples] = np.arange(len(task))
         positions = np.flatnonzero(row[drawn] >= 0)[: task.most]
         chosen = row[drawn[positions]]
-        tasks.append(
-            dataclasses.replace(task, samples=positions, steps=task.steps[chosen], fools=task.fools[chosen])
-        )
+        tasks.append(dataclasses.replace(task, samples=positions, steps=task.steps[chosen], fools=task.fools[chosen]))
     return dataclasses.replace(trace, samples=samples, tasks=tuple(task for task in tasks if len(task)))
