@@ -155,7 +155,7 @@ def rules(costs: Costs) -> dict[str, Rule]:
         "one flush for a stage": Rule(flushes=False),
         "taken over at the end": Rule(merging=False),
         "one message for each judgement": Rule(tallies=False),
-        "no barrier (bound)": Rule(barrier=False, merging=False),
+        "no barrier": Rule(barrier=False, merging=False),
     }
 
 

@@ -55,7 +55,7 @@ class Rule:
     slots: Callable[[Task, int, int], int] = lambda task, world, slots: slots
     order: Order = _breadth_first
     barrier: bool = True
-    """Whether a stage begins when all have ended the one before; if not: a bound on what a better order could give."""
+    """Whether a stage begins when all have ended the one before. If not, nobody waits even for verdicts that he needs."""
     merging: bool = True
     """Whether the first process takes over the others' records between the stages; if not, at the end."""
     flushes: bool = True
