@@ -214,28 +214,31 @@ def stage(task: Task, costs: Costs, speed: np.ndarray, slots: int, rule: Rule, s
         spent.counts["messages"] += messages
         return max(messages * costs.ask, served - now + costs.ask - costs.serve)
 
+    owed = [0] * world
     while ready:
         now, rank = heappop(ready)
+        if owed[rank]:  # messages go in the order of the clocks
+            told, owed[rank] = ask(now, owed[rank]), 0
+            into["counters"][rank] += told
+            heappush(ready, (now + told, rank))
+            continue
         seat = seats[rank]
         work = next(engines[rank], None)
         waited = ask(now, seat.asked)
         seat.asked = 0
-        if work is not None:
-            rows, batches = costs.device(task, work)
-            into["rows"][rank] += rows / speed[rank]
-            into["batches"][rank] += batches / speed[rank]
-            books = work.records * costs.record + work.points * costs.point
-            into["records"][rank] += books
-            after = now + waited + (rows + batches) / speed[rank] + books
-            told = ask(after, 2 * work.verdicts if rule.tallies else 2 * (work.kind == "judged"))
-            now, waited = after + told, waited + told
-            wrote[rank] += work.records
-            tally(spent.counts, work)
-            heappush(ready, (now, rank))
-        else:
-            now += waited
-            clock[rank] = now
         into["counters"][rank] += waited
+        if work is None:
+            clock[rank] = now + waited
+            continue
+        rows, batches = costs.device(task, work)
+        books = work.records * costs.record + work.points * costs.point
+        into["rows"][rank] += rows / speed[rank]
+        into["batches"][rank] += batches / speed[rank]
+        into["records"][rank] += books
+        owed[rank] = 2 * (work.verdicts if rule.tallies else work.kind == "judged") if world > 1 else 0
+        wrote[rank] += work.records
+        tally(spent.counts, work)
+        heappush(ready, (now + waited + (rows + batches) / speed[rank] + books, rank))
     spent.clock = clock
     return wrote
 
