@@ -48,7 +48,14 @@ def corrupt(
     config = images.configured({"model": "none", "corruptions": ("all",)} | corrupted.given())
     from holdfast.data.load import load as load_data
 
-    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed, download=config.download)
+    source = load_data(
+        config.data,
+        split=config.split,
+        size=config.size,
+        limit=config.limit,
+        seed=config.seed,
+        download=config.download,
+    )
     asked = asked_of(config, source)
     console = terminal(stderr=json)
     written = {
