@@ -201,8 +201,9 @@ def toml(room: Room, text: str) -> str:
     return room.text("audit.toml", f'model = "net:small_cnn"\n{text}\n')
 
 
-def broken_picture(room: Room) -> str:
-    room.cut(f"{room.pictures()}/1/4.png")
+def broken_pictures(room: Room) -> str:
+    for path in sorted((room.folder / room.pictures()).glob("*/*.png")):
+        room.cut(str(path.relative_to(room.folder)))
     return "pictures"
 
 
@@ -273,7 +274,7 @@ CASES: dict[str, Callable] = {
     "data: split of a file": data(lambda room: room.npz(), "val", "split", split="val"),
     "data: truncated npz": data(lambda room: room.cut(room.npz()), "x.npz", "truncated"),
     "data: truncated parquet": data(lambda room: room.cut(room.parquet()), "x.parquet", "truncated"),
-    "data: truncated png": data(broken_picture, "4.png", "truncated"),
+    "data: truncated pngs": data(broken_pictures, "0.png", "truncated"),
     "data: truncated idx.gz": data(broken_idx, "t10k-images-idx3-ubyte.gz", "truncated"),
     "data: text as npz": data(lambda room: room.text("x.npz"), "x.npz", "looked for"),
     "data: text as parquet": data(lambda room: room.text("x.parquet"), "x.parquet", "looked for"),
@@ -344,7 +345,7 @@ CASES: dict[str, Callable] = {
     "weights: unknown ending": weights(lambda room: room.text("w.h5"), "w.h5", ".safetensors"),
     "weights: pickle that runs code": weights(trap, "w.pt", "run code"),
     "weights: archive that runs code": weights(trap_in_zip, "w.pt", "run code"),
-    "weights: zip of text": weights(zipped_text, "w.pt", "cannot be read"),
+    "weights: zip of text": weights(zipped_text, "w.pt", "is refused"),
     "weights: missing key": weights(lambda room: without(room, "head.1.bias"), "missing: head.1.bias"),
     "weights: another net": weights(lambda room: room.saved(size=16), "(32, 128)", "options"),
     # Radii

@@ -211,6 +211,7 @@ def test_every_attack_option_is_documented_with_its_default() -> None:
         (schema.Audited, "summary.json"),
         (schema.Distances, "summary.json"),
         (schema.Measured, "summary.json"),
+        (schema.Failure, "summary.json"),
         (schema.Finding, "summary.json"),
         (schema.RunInfo, "run.json"),
         (schema.StageInfo, "run.json"),

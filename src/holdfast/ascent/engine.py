@@ -3,20 +3,23 @@
 Peers run every sample for every iteration of every restart. Here a row leaves as soon as it has fooled or is done, the next
 row takes its slot, and the other searches of a fooled sample are never begun. Which search decides a sample does not depend
 on how many ran at once: it is the first, in the order of `Attack.searches`, that succeeds when all earlier ones have failed.
+
+What does not fit into memory is done again in halves (`holdfast.ascent.halves`): states are never changed in place.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from holdfast import keys
+from holdfast.ascent.halves import halves, told
 from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.state import Rows, State, join, observe, take
 from holdfast.foundation.errors import BadModel
@@ -24,6 +27,10 @@ from holdfast.threats.threat import Threat
 
 if TYPE_CHECKING:
     from holdfast.ascent.attack import Attack
+
+T = TypeVar("T")
+
+NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
 
 PATIENCE = 16
 """Steps after which ended searches are judged even if they do not fill a batch: a bound on what a kill can lose."""
@@ -84,6 +91,8 @@ class _Sample:
     ended: dict[int, Ended] = field(default_factory=dict)
     claimed: set[int] = field(default_factory=set)
     """Searches that say they succeeded and are not judged yet."""
+    broken_off: dict[int, str] = field(default_factory=dict)
+    """Searches in which the model failed, and how."""
 
     def add(self, event: Ended) -> None:
         self.claimed.discard(event.search)
@@ -97,9 +106,17 @@ class _Sample:
         self.ended[event.search] = event
 
     def wants(self, search: int) -> bool:
-        if search in self.ended:
+        if search in self.ended or any(other <= search for other in self.broken_off):
             return False
         return self.minimal or not any(e.fooled and e.search < search for e in self.ended.values())
+
+    def undecidable(self) -> str | None:
+        """How the model failed in a search that the verdict depends on, if it did."""
+        if not self.broken_off:
+            return None
+        first = min(self.broken_off)
+        decided = all(search in self.ended for search in range(first))
+        return self.broken_off[first] if decided else None
 
     def decide(self, width: int) -> Verdict | None:
         """The verdict that the ended searches allow, or none yet.
@@ -107,7 +124,7 @@ class _Sample:
         Of a budget attack: its first success, if all before it failed. Of a minimal attack: the nearest success of all.
         """
         for search in range(width):
-            if search not in self.ended:
+            if search not in self.ended:  # also where the model failed
                 return None
             if self.ended[search].fooled and not self.minimal:
                 break
@@ -150,6 +167,10 @@ class Hunt:
         slots: how many searches run at once.
         stage: folded into every key, so that two stages draw differently.
         keep: keep the points of samples that were not fooled, too.
+        failed: called with the position of a sample that gets no verdict because its image cannot be read, or because the
+            model raises or answers with NaN near it, and with what happened. None: that ends the hunt with an error.
+
+    ``slots`` is lowered where memory does not suffice.
     """
 
     attack: Attack
@@ -160,14 +181,16 @@ class Hunt:
     slots: int
     stage: int
     keep: bool = False
+    failed: Callable[[int, str], None] | None = None
 
     steps_made: int = 0
     rows_stepped: int = 0
+    slots_offered: int = 0
 
     @property
     def occupancy(self) -> float:
         """The share of slots that held a row, averaged over the steps made so far."""
-        return self.rows_stepped / max(1, self.steps_made * self.slots)
+        return self.rows_stepped / max(1, self.slots_offered)
 
     def verdicts(self, feed: Feed, *, before: Iterable[Ended] = ()) -> Iterator[Verdict]:
         """The verdict on every sample, as soon as it is reached."""
@@ -201,11 +224,36 @@ class Hunt:
                 resolved[event.position] = 1
                 del samples[event.position]
                 yield verdict
-            elif width > 1:
-                yield event
+            else:
+                if width > 1:
+                    yield event
+                give_up(event.position)
+
+        def give_up(position: int) -> None:
+            happened = samples[position].undecidable()
+            if happened is not None and self.failed is not None:
+                resolved[position] = 1
+                del samples[position]
+                self.failed(position, happened)
+
+        def fail(place: tuple[int, int], happened: str) -> None:
+            position, search = place
+            if self.failed is None:
+                raise BadModel(
+                    f"{happened} near the sample at position {position}",
+                    hint="look for divisions by zero, logarithms of zero or half-precision overflow in the model",
+                )
+            if wanted(position, search):
+                sample = samples.setdefault(position, _Sample(minimal))
+                sample.claimed.discard(search)
+                sample.broken_off[search] = happened
+                give_up(position)
 
         def wanted(position: int, search: int) -> bool:
             return not resolved[position] and (position not in samples or samples[position].wants(search))
+
+        def still_wanted(flight: _Flight) -> _Flight:
+            return flight.only([i for i, place in enumerate(flight.place) if wanted(*place)])
 
         for event in before:
             yield from (e for e in settle(event) if isinstance(e, Verdict))
@@ -214,7 +262,7 @@ class Hunt:
             fresh: list[tuple[int, int]] = []
             parts = [flight] if len(flight) else []
             free = self.slots - len(flight)
-            while returned and free:
+            while returned and free > 0:
                 back = returned.popleft()
                 if wanted(*back.place[0]):
                     parts.append(back)
@@ -229,15 +277,17 @@ class Hunt:
                     deferred.append(place)
                 else:
                     fresh.append(place)
-            if fresh:
-                parts.append(self._begin(feed, fresh))
-            flight = _Flight.joined(parts)
+            begun = self._begin(feed, fresh, fail)
+            flight = _Flight.joined([*parts, begun] if len(begun) else parts)
+            if len(begun) < len(fresh):
+                flight = still_wanted(flight)
+                continue
             pending = sum(map(len, waiting))
             if pending and (
                 not len(flight) or pending >= self.slots or since >= PATIENCE or (deferred and len(flight) < self.slots)
             ):
                 since = 0
-                for event, back in self._judge(_Flight.joined(waiting)):
+                for event, back in self._judge(_Flight.joined(waiting), fail):
                     # A search that ran ahead of a success, of its own batch even, is dropped.
                     if back is not None and wanted(*back.place[0]):
                         position, search = back.place[0]
@@ -248,17 +298,17 @@ class Hunt:
                 waiting = []
                 put_back.extend(deferred)
                 deferred = []
-                stay = [i for i, place in enumerate(flight.place) if wanted(*place)]
-                if len(stay) < len(flight):
-                    flight = flight.only(stay)
+                flight = still_wanted(flight)
                 continue
             if not len(flight):
                 return
             # One step of every row; those that claim success or are done leave their slots.
-            flight = self._step(flight)
+            stepped = self._step(flight, fail)
             since += 1
+            flight = stepped if len(stepped) == len(flight) else still_wanted(stepped)
             state = flight.state
-            assert state is not None
+            if state is None:
+                continue
             claims = state.fooled & state.done if minimal else state.fooled
             leaving = (claims | state.done).tolist()
             if any(leaving):
@@ -269,49 +319,92 @@ class Hunt:
                         samples.setdefault(position, _Sample(minimal)).claimed.add(search)
                 waiting.append(out)
 
-    def _begin(self, feed: Feed, places: list[tuple[int, int]]) -> _Flight:
-        position, search = torch.tensor(places, dtype=torch.int64).unbind(1)
-        x0, y = feed(position)
-        key = keys.fold(keys.fold(feed.key[position.to(feed.key.device)], self.stage), search.to(feed.key.device))
-        target = self.targets[position.to(self.targets.device), search.to(self.targets.device)]
-        rows = Rows(x0, y, target.to(y.device), key.to(y.device), self.threat)
-        flight = _Flight(places, torch.zeros(len(places), 2, dtype=torch.int64), None)
-        return self._measured(flight, lambda: self.attack.begin(self.model, rows))
+    def _begin(self, feed: Feed, places: list[tuple[int, int]], fail: _Fail) -> _Flight:
+        def begin(at: slice) -> _Flight:
+            some = places[at]
+            position, search = torch.tensor(some, dtype=torch.int64).unbind(1)
+            x0, y = feed(position)
+            key = keys.fold(keys.fold(feed.key[position.to(feed.key.device)], self.stage), search.to(feed.key.device))
+            target = self.targets[position.to(self.targets.device), search.to(self.targets.device)]
+            rows = Rows(x0, y, target.to(y.device), key.to(y.device), self.threat)
+            flight = _Flight(some, torch.zeros(len(some), 2, dtype=torch.int64), None)
+            return self._measured(flight, lambda: self.attack.begin(self.model, rows))
 
-    def _step(self, flight: _Flight) -> _Flight:
+        return _Flight.joined(self._tried(begin, places, fail))
+
+    def _step(self, flight: _Flight, fail: _Fail) -> _Flight:
+        """The flight one step later, without the searches in which the model failed."""
         self.steps_made += 1
         self.rows_stepped += len(flight)
-        state = flight.state
-        assert state is not None
-        return self._measured(flight, lambda: self.attack.step(self.model, state))
+        self.slots_offered += self.slots
 
-    def _measured(self, flight: _Flight, work) -> _Flight:
+        def step(at: slice) -> _Flight:
+            part = flight.only(range(at.start, at.stop))
+            state = part.state
+            assert state is not None
+            return self._measured(part, lambda: self.attack.step(self.model, state))
+
+        return self._sound(_Flight.joined(self._tried(step, flight.place, fail)), fail)
+
+    def _sound(self, flight: _Flight, fail: _Fail) -> _Flight:
+        """The searches that have met no NaN."""
+        if flight.state is None:
+            return flight
+        sick = flight.state.margin.isnan()
+        if not bool(sick.any()):
+            return flight
+        for i in sick.nonzero()[:, 0].tolist():
+            fail(flight.place[i], NOT_FINITE)
+        return flight.only((~sick).nonzero()[:, 0].tolist())
+
+    def _tried(self, work: Callable[[slice], T], places: list[tuple[int, int]], fail: _Fail) -> list[T]:
+        """What ``work`` gives for these searches, in as few parts as memory allows."""
+        failed = None if self.failed is None else lambda i, error: fail(places[i], told(error))
+        tried = halves(work, len(places), self.slots, failed)
+        self.slots = tried.most
+        return tried.parts
+
+    def _measured(self, flight: _Flight, work: Callable[[], State]) -> _Flight:
         forwards, backwards = self.model.forwards, self.model.backwards
         with torch.no_grad():
             state = work()
         made = torch.tensor([self.model.forwards - forwards, self.model.backwards - backwards])
         return _Flight(flight.place, flight.spent + made // max(1, len(flight)), state)
 
-    def _judge(self, flight: _Flight) -> Iterator[tuple[Ended | None, _Flight | None]]:
+    def _judge(self, flight: _Flight, fail: _Fail) -> Iterator[tuple[Ended | None, _Flight | None]]:
         """Evaluates what ended searches hand in with the classifier itself: the last word on success.
 
         A search that claimed success is judged at its best point, one that ran out of steps at its last point, which it
         has not evaluated yet. A claim that the classifier does not confirm sends the search on; if it has no steps left, its
         last point is judged as well.
         """
+
+        def answered(at: slice) -> tuple[_Flight, Tensor, Tensor]:
+            part = flight.only(range(at.start, at.stop))
+            state = part.state
+            assert state is not None
+            x0 = state.rows.x0
+            shown = torch.where(state.fooled.view(-1, 1, 1, 1), state.best, state.x)
+            shown = self.threat.project(x0, shown)
+            with torch.no_grad():
+                return part, shown, self.original(self.threat.render(x0, shown))
+
+        for part, shown, logits in self._tried(answered, flight.place, fail):
+            finite = torch.isfinite(logits).all(1)
+            if not bool(finite.all()):
+                for i in (~finite).nonzero()[:, 0].tolist():
+                    fail(part.place[i], NOT_FINITE)
+                part, shown, logits = part.only(finite.nonzero()[:, 0].tolist()), shown[finite], logits[finite]
+            if len(part):
+                yield from self._judged(part, shown, logits, fail)
+
+    def _judged(
+        self, flight: _Flight, shown: Tensor, logits: Tensor, fail: _Fail
+    ) -> Iterator[tuple[Ended | None, _Flight | None]]:
+        """What follows from the classifier's ``logits`` (R, K) at the points ``shown``."""
         state = flight.state
         assert state is not None
         rows = state.rows
-        shown = torch.where(state.fooled.view(-1, 1, 1, 1), state.best, state.x)
-        shown = self.threat.project(rows.x0, shown)
-        images = self.threat.render(rows.x0, shown)
-        logits = torch.cat([predict(self.original, part) for part in images.split(self.slots)])
-        if not bool(torch.isfinite(logits).all()):
-            bad = (~torch.isfinite(logits).all(1)).nonzero()[0, 0]
-            raise BadModel(
-                f"the model's logits are not finite (NaN or infinite) near the sample at position {flight.place[bad][0]}",
-                hint="look for divisions by zero, logarithms of zero or half-precision overflow in the model",
-            )
         value = self.attack.objective(logits, rows.y, rows.target)
         # The claims are judged afresh: what the search saw in its own copy of the model does not count.
         refused = state.fooled & (logits.argmax(1) == rows.y)
@@ -346,7 +439,7 @@ class Hunt:
                     [flight.place[i]], flight.spent[i : i + 1] + torch.tensor([self.original.cost, 0]), goes_on
                 )
                 if done[i]:
-                    yield from self._judge(back)
+                    yield from self._judge(back, fail)
                 else:
                     yield None, back
                 continue
@@ -376,6 +469,10 @@ def _go_on(state: State, judged: State) -> State:
     return dataclasses.replace(state, best=judged.best, value=judged.value, margin=judged.margin, fooled=judged.fooled)
 
 
+_Fail = Callable[[tuple[int, int], str], None]
+"""Takes the (position, search) of a search in which the model failed, and what happened."""
+
+
 @dataclass(frozen=True)
 class _Flight:
     """Searches in their slots: (position, search) of each, evaluations spent on each (R, 2), and their state."""
@@ -387,10 +484,13 @@ class _Flight:
     def __len__(self) -> int:
         return len(self.place)
 
-    def only(self, index: list[int]) -> _Flight:
+    def only(self, index: Sequence[int]) -> _Flight:
+        """The searches at these places, ascending."""
+        if len(index) == len(self):
+            return self
         if not index or self.state is None:
             return _Flight()
-        chosen = torch.tensor(index)
+        chosen = torch.tensor(list(index))
         state = take(self.state, chosen.to(self.state.count.device))
         return _Flight([self.place[i] for i in index], self.spent[chosen], state)
 
@@ -403,9 +503,12 @@ class _Flight:
 
 
 def predict(model: Classifier, x: Tensor) -> Tensor:
-    """Logits without a gradient."""
+    """Logits without a gradient; in halves where memory does not suffice."""
     with torch.no_grad():
-        return model(x)
+        if not len(x):
+            return model(x)
+        parts = halves(lambda at: model(x[at]), len(x), len(x)).parts
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def default_slots(x: Tensor) -> int:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast.ascent.acceleration import Acceleration
+from holdfast.ascent.halves import halves
 from holdfast.audit import plan as plans
 from holdfast.audit.config import check_numbers
 from holdfast.audit.feed import tensors
@@ -30,6 +31,9 @@ from holdfast.records.schema import CLEAN, Finding, Summary
 from holdfast.records.store import FINAL_POINTS, read_records
 from holdfast.threats.threat import Threat
 
+AT_ONCE = 1024
+"""How many images are read at a time when the outcome is put together."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -39,8 +43,10 @@ class Audit:
         ids: the samples, (N,) int64.
         labels: their true labels, (N,) int64.
         correct: whether the clean image is classified correctly, (N,) bool.
-        robust: whether it still is at the worst point found within ``eps``, (N,) bool.
-        points: that point, (N, C, H, W) floats in [0, 1]; the clean image where nothing fooled.
+        robust: whether it still is at the worst point found within ``eps``, (N,) bool. False where ``summary.failed`` says
+            that the sample could not be evaluated, and so is ``correct`` where it has no clean verdict.
+        points: that point, (N, C, H, W) floats in [0, 1]; the clean image where nothing fooled. NaN, and the label -1,
+            where the image cannot be read.
         summary: the headline numbers with their intervals, as ``summary.json`` has them.
         folder: where the run is written; None if it was asked to leave nothing behind.
     """
@@ -153,7 +159,13 @@ def audit(
 
 def _collected(folder: Path, summary: Summary, model: Model, source: Source, kept: Path | None) -> Audit:
     ids = np.asarray(source.ids)
-    points, labels = tensors(source, ids, dtype=model.dtype, device=torch.device("cpu"))
+    points = torch.full((len(ids), *source.shape), torch.nan, dtype=model.dtype)
+    labels = torch.full((len(ids),), -1)
+
+    def read(at: slice) -> None:
+        points[at], labels[at] = tensors(source, ids[at], dtype=model.dtype, device=torch.device("cpu"))
+
+    halves(read, len(ids), AT_ONCE, lambda place, error: None)
     correct = np.zeros(len(ids), dtype=bool)
     for record in read_records(folder):
         if record.stage == CLEAN:
@@ -165,4 +177,5 @@ def _collected(folder: Path, summary: Summary, model: Model, source: Source, kep
     right = torch.from_numpy(correct)
     robust = right.clone()
     robust[place] = False
+    robust[np.isin(ids, [each.id for each in summary.failed if each.eps <= summary.eps])] = False
     return Audit(torch.from_numpy(ids.copy()), labels, right, robust, points, summary, kept)

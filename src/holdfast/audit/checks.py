@@ -116,6 +116,7 @@ def _climb(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> Climbed:
         last, before = at, seen
         at = threat.project(x, at + _size(threat, step, STEPS) * threat.steepest(seen.grad))
     known = torch.cat(shares)
+    known = known[~known.isnan()]  # of images on which the model fails
     honesty = float(known.median()) if len(known) else 1.0
     return Climbed(torch.stack(values), honesty, float(torch.stack(still).double().mean()))
 
@@ -156,7 +157,7 @@ def _rising(climbed: Climbed) -> list[Finding]:
     """More steps must reach a larger loss."""
     best = climbed.values.cummax(0).values
     early, late = best[STEPS // 3], best[-1]
-    if float((late - best[0]).mean()) > 0 and float((late - early).mean()) > 0:
+    if float((late - best[0]).nanmean()) > 0 and float((late - early).nanmean()) > 0:
         return []
     return [
         _warning(

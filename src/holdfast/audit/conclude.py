@@ -6,14 +6,17 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
 
+from holdfast.ascent.halves import halves
 from holdfast.audit import checks
 from holdfast.audit.entry import Past
+from holdfast.audit.faults import findings
 from holdfast.audit.outlines import AUDIT
 from holdfast.audit.plan import Plan
 from holdfast.data.source import Source, unit_images
@@ -24,6 +27,7 @@ from holdfast.records.schema import (
     Audited,
     CurvePoint,
     Distances,
+    Failure,
     Finding,
     Measured,
     Rate,
@@ -58,17 +62,20 @@ def conclude(
     seconds: float,
     discarded: int,
     measured: Measured,
+    failed: Sequence[Failure] = (),
 ) -> Summary:
     """Writes ``points.safetensors``, ``gallery.safetensors`` and ``summary.json``; returns the last.
 
-    A pure function of the records, but for ``changed``, ``asked``, ``seconds``, ``discarded`` and ``measured``. ``past``:
-    what the stages saw at the headline radius; ``changed``: what was found out while it ran, for ``asked`` evaluations.
+    A pure function of the records, but for ``changed``, ``asked``, ``seconds``, ``discarded``, ``measured`` and ``failed``.
+    ``past``: what the stages saw at the headline radius; ``changed``: what was found out while it ran, for ``asked``
+    evaluations; ``failed``: the samples without the records that they should have. Where there are any, what a later
+    session needs to go on is kept.
     """
     folder, info = store.folder, store.info
     radii = sorted(info.curve)
     broken: dict[int, _Broken] = {}
     stages: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
-    wrong = forwards = backwards = total = 0
+    right = forwards = backwards = 0
     for record in read_records(folder):
         if not record.final:
             continue
@@ -77,13 +84,19 @@ def conclude(
         tally = stages[record.stage, record.eps]
         tally.update(entered=1, broken=int(record.fooled), forwards=record.forwards, backwards=record.backwards)
         if record.stage == CLEAN:
-            total += 1
-            wrong += record.fooled
+            right += not record.fooled
         elif record.fooled:
             assert record.point is not None
             found = _Broken(record.distance, reached(record, radii), record.point)
             broken[record.id] = min(found, broken.get(record.id, found))
-    standing = [total - wrong - sum(found.eps <= eps for found in broken.values()) for eps in radii]
+    total = info.data.n
+    lost = [each for each in failed if each.stage != CLEAN]
+    standing = [
+        right
+        - sum(found.eps <= eps for found in broken.values())
+        - sum(each.eps <= eps and not (each.id in broken and broken[each.id].eps <= eps) for each in lost)
+        for eps in radii
+    ]
     curve = tuple(CurvePoint(eps=eps, robust_accuracy=rate(k, total)) for eps, k in zip(radii, standing))
     order = [(CLEAN, 0.0), *((stage.name, eps) for eps in radii for stage in info.stages)]
     at = {point.eps: point.robust_accuracy for point in curve}
@@ -100,6 +113,7 @@ def conclude(
     )
     here = {stage.stage: stage for stage in summed if stage.eps == info.eps}
     late = checks.of_records(plan, past, here, total) + changed + _doubts(info, list(here.values()))
+    late = findings(failed, info.eps, total) + late
     told = info.findings + late
     summary = Summary(
         name=info.name,
@@ -109,7 +123,7 @@ def conclude(
         threat=info.threat,
         eps=info.eps,
         seed=info.seed,
-        clean_accuracy=rate(total - wrong, total),
+        clean_accuracy=rate(right, total),
         robust_accuracy=at[info.eps],
         curve=curve,
         stages=summed,
@@ -121,13 +135,15 @@ def conclude(
         warnings=tuple(finding for finding in told if finding.level == "warning"),
         notes=tuple(finding for finding in late if finding.level == "note"),
         audited=_audited(past, at[info.eps]),
-        distances=_distances(plan, [found.distance for found in broken.values()], total - wrong),
+        distances=_distances(plan, [found.distance for found in broken.values()], right),
         measured=measured,
+        failed=tuple(failed),
     )
     _write_points(folder, info, dict(sorted(broken.items())))
     _write_gallery(folder, info, source, broken)
     write_atomic(folder / SUMMARY, [summary.model_dump_json(indent=2).encode()])
-    (folder / POINTS).unlink()  # the same points as in the safetensors file; a finished run is not resumed
+    if not failed:
+        (folder / POINTS).unlink()  # the same points as in the safetensors file; a finished run is not resumed
     return summary
 
 
@@ -220,10 +236,21 @@ def _write_points(folder: Path, info: RunInfo, broken: dict[int, _Broken]) -> No
     write_atomic(folder / FINAL_POINTS, parts())
 
 
+def _readable(source: Source, ids: list[int]) -> list[int]:
+    """Those whose images can still be read."""
+
+    def read(at: slice) -> list[int]:
+        source.take(ids[at])
+        return ids[at]
+
+    return list(chain(*halves(read, len(ids), len(ids), lambda place, error: None).parts))
+
+
 def _write_gallery(folder: Path, info: RunInfo, source: Source, broken: dict[int, _Broken]) -> None:
     """Samples broken within the headline radius, at even steps through their ids: neither picked nor random."""
     ids = sorted(i for i, found in broken.items() if found.eps <= info.eps)
     chosen = [ids[place * len(ids) // PICTURES] for place in range(PICTURES)] if len(ids) > PICTURES else ids
+    chosen = _readable(source, chosen)
     item = point_bytes(info)
     clean = np.zeros((0, *info.data.shape), dtype=np.float32)
     adversarial = clean

@@ -19,6 +19,7 @@ from holdfast.ascent.backward import Backward, Through
 from holdfast.ascent.engine import Hunt, Verdict
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier, Meter
+from holdfast.ascent.room import slots_for
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows
 from holdfast.ascent.views import Expectation
@@ -114,8 +115,8 @@ def estimate(model: Model, source: Source, *, threat: Threat, plan: Plan, slots:
     examined(model, source, plan, threat)
     checks = time.perf_counter() - began
     costs = [Cost(CHECKS, 0, 0, checks, checks, memory.peak())]
-    sample, _ = tensors(source, np.asarray(source.ids)[:1], dtype=model.dtype, device=model.device)
-    slots = slots or engine.default_slots(sample)
+    sample, _ = tensors(source, np.asarray(source.ids)[:2], dtype=model.dtype, device=model.device)
+    slots = slots or slots_for(model.module, sample)
     ids = np.asarray(source.ids)[np.unique(np.linspace(0, n - 1, slots).astype(int))]
     with frozen(model.module), rng_kept(model.device):
         began = time.perf_counter()

@@ -16,17 +16,21 @@ from holdfast import __version__
 from holdfast.ascent import engine
 from holdfast.ascent.acceleration import Acceleration
 from holdfast.ascent.frozen import float32_kept, frozen, rng_kept
-from holdfast.audit.checks import probe
+from holdfast.ascent.halves import halves
+from holdfast.ascent.halves import told as told_of
+from holdfast.audit.checks import IMAGES, Probed, probe
 from holdfast.audit.conclude import conclude
+from holdfast.audit.faults import BEARABLE, working
 from holdfast.audit.feed import tensors
 from holdfast.audit.measured import asked, measured, told
 from holdfast.audit.plan import Plan
 from holdfast.audit.ranks import Alone, Ranks
 from holdfast.audit.session import Session, Watcher, logarithmic
 from holdfast.data.source import Source
-from holdfast.foundation.errors import BadData, BadModel
+from holdfast.foundation.errors import BadData, BadModel, HoldfastError
 from holdfast.models.doctor import examine, raise_errors
 from holdfast.models.model import Model
+from holdfast.records.files import storing
 from holdfast.records.schema import DataInfo, Finding, RunInfo, Summary
 from holdfast.records.shard import Shard
 from holdfast.records.store import SUMMARY, Store, read_summary, same_run
@@ -52,9 +56,16 @@ def look(model: Model, source: Source) -> Examined:
     Raises:
         BadData: the images themselves cannot be read.
     """
+    return _look_at(model, source, _spread(source))
+
+
+def _spread(source: Source) -> np.ndarray:
     ids = np.asarray(source.ids)
     count = min(len(ids), EXAMINED)
-    chosen = ids[np.arange(count) * len(ids) // count]
+    return ids[np.arange(count) * len(ids) // count]
+
+
+def _look_at(model: Model, source: Source, chosen: np.ndarray) -> Examined:
     images, labels = tensors(source, chosen, dtype=model.dtype, device=model.device)
     findings = examine(model, images, labels, source.class_names)
     right = torch.zeros(0)
@@ -62,6 +73,31 @@ def look(model: Model, source: Source) -> Examined:
         with frozen(model.module), rng_kept(model.device):
             right = (engine.predict(model, images).argmax(1) == labels).float()
     return Examined(findings, float(right.mean()) if len(right) else float("nan"), len(chosen), images, labels)
+
+
+def _look_past_failures(model: Model, source: Source) -> Examined:
+    """The same without the images that cannot be read or evaluated, if these are few."""
+    chosen = _spread(source)
+    try:
+        looked = _look_at(model, source, chosen)
+        if not any(finding.check == "finite logits" for finding in looked.findings):
+            return looked
+    except Exception:  # a foreign forward may raise anything; what is not about a few images is raised again below
+        pass
+    left = working(model, source, chosen)
+    lost = len(chosen) - len(left)
+    if len(left) and lost <= BEARABLE:
+        return _look_at(model, source, left)
+    try:
+        return _look_at(model, source, chosen)
+    except HoldfastError:
+        raise
+    except Exception as error:
+        raise _broken(f"on {lost} of {len(chosen)} images", error) from error
+
+
+def _broken(where: str, error: Exception) -> BadModel:
+    return BadModel(f"the model fails {where}: {told_of(error)}", hint="call it on these images yourself, and mend it")
 
 
 class Preflight(NamedTuple):
@@ -77,7 +113,7 @@ def examined(model: Model, source: Source, plan: Plan, threat: Threat) -> Prefli
     Raises:
         BadModel, BadData: it cannot be evaluated as it stands, or not by this plan.
     """
-    looked = look(model, source)
+    looked = _look_past_failures(model, source)
     findings = looked.findings
     raise_errors(findings)
     for finding in findings:
@@ -90,10 +126,31 @@ def examined(model: Model, source: Source, plan: Plan, threat: Threat) -> Prefli
             "randomised: two evaluations of the same images differ, so that one gradient is not the model's",
             hint=f"the plan {plan.name} needs a model that repeats its answers; use --plan rand, which averages over draws",
         )
-    seen = probe(logarithmic(model.module, findings), looked.images, looked.labels, threat)
+    seen = _probed(model, looked, threat)
     known = {finding.check for finding in findings}
     new = tuple(finding for finding in seen.findings if finding.check not in known)
     return Preflight(findings + new, seen.forwards + seen.backwards)
+
+
+def _probed(model: Model, looked: Examined, threat: Threat) -> Probed:
+    """What the probe sees, without the images near which the model raises, if these are few."""
+    classifier = logarithmic(model.module, looked.findings)
+    failed: list[int] = []
+
+    def probed(rows: list[int]) -> Probed:
+        return probe(classifier, looked.images[rows], looked.labels[rows], threat)
+
+    def fail(row: int, error: Exception) -> None:
+        failed.append(row)
+        if len(failed) > BEARABLE:
+            raise _broken(f"near more than {BEARABLE} of {len(rows)} images", error) from error
+
+    rows = list(range(len(looked.images)))
+    try:
+        return probed(rows)
+    except Exception:  # a foreign forward may raise anything
+        tried = halves(lambda at: probed(rows[at]), len(rows), IMAGES, fail)
+    return probed([row for row in rows if row not in failed][: tried.most])
 
 
 def describe(
@@ -179,22 +236,28 @@ def run(
 ) -> Summary:
     """Runs or resumes the audit that ``info`` describes, in ``folder``, and concludes it. A finished run is only read.
 
+    Samples that fail (`holdfast.audit.faults`) are named in the summary, and tried again by the next call.
+
     ``ranks``: the processes that share the work, of which this is the first; the others call `lend_a_hand`.
     ``acceleration``: what the searches are made faster by; it may be another one than the run began with.
 
     Raises:
         PlanMismatch: the folder holds another run.
         StorageError: it cannot be written; what is finished stays finished.
-        BadModel: the model fails on a sample; likewise.
+        BadModel: the model fails on more than a few samples; likewise.
         Incomplete: another process ended; likewise.
     """
     ranks = ranks or Alone()
     if (folder / SUMMARY).exists():
         same_run(folder, info)
-        ranks.gather(None)
-        return read_summary(folder)
+        summary = read_summary(folder)
+        if not summary.failed:
+            ranks.gather(None)
+            return summary
     store = Store(folder, info)
     try:
+        with storing(folder):
+            (folder / SUMMARY).unlink(missing_ok=True)
         ranks.gather(store.info)
         ranks.gather("read")  # nothing is appended before all have read what there is
         with frozen(model.module), _seeded(info.seed, model):
@@ -210,7 +273,8 @@ def run(
                 acceleration=acceleration,
             )
             session.run()
-            changed = session.changed() + told(store.info, model, session.copies, acceleration)
+            changed = session.changed() + session.cramped()
+            changed += told(store.info, model, session.copies, acceleration)
         discarded = sum(ranks.gather(session.discarded))
         seconds = store.finish(discarded)
         return conclude(
@@ -223,6 +287,7 @@ def run(
             seconds=seconds,
             discarded=store.past_discarded + discarded,
             measured=measured(model, session.copies, session.slots),
+            failed=sorted(session.failed.values(), key=lambda failure: failure.id),
         )
     finally:
         store.close()
@@ -242,7 +307,7 @@ def lend_a_hand(
     """The part of a run of the processes that are not the first; see `run`.
 
     Raises:
-        BadModel: the model is not that of the first process, or fails on a sample.
+        BadModel: the model is not that of the first process, or fails on more than a few samples.
         BadData: the images are not those of the first process.
         StorageError: the folder is not that of the first process, or cannot be written.
         Incomplete: another process ended.

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, tee
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from holdfast import keys
 from holdfast.ascent import engine
 from holdfast.ascent.acceleration import Acceleration, accelerated
 from holdfast.ascent.attack import ranking
 from holdfast.ascent.backward import Backward
-from holdfast.ascent.engine import Ended, Hunt, Verdict
+from holdfast.ascent.engine import NOT_FINITE, Ended, Hunt, Verdict
+from holdfast.ascent.halves import halves, told
 from holdfast.ascent.meter import Classifier, Meter
+from holdfast.ascent.room import PROBED, slots_for
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.views import Expectation, Logarithm
 from holdfast.audit.entry import Past
+from holdfast.audit.faults import Failures, few
 from holdfast.audit.feed import SourceFeed, tensors
 from holdfast.audit.plan import Plan, Stage
 from holdfast.audit.ranks import CHUNK, Ranks, shares
 from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
-from holdfast.foundation.errors import BadModel
 from holdfast.losses import margin
 from holdfast.models.model import Model
 from holdfast.records.known import Outcome
-from holdfast.records.schema import CLEAN, Finding, Record
+from holdfast.records.schema import CLEAN, Failure, Finding, Record
 from holdfast.records.shard import Shard
 from holdfast.records.store import Store
 from holdfast.threats.threat import Threat
@@ -77,7 +80,7 @@ class Session:
         ranks: Ranks,
         acceleration: Acceleration,
     ) -> None:
-        sample, _ = tensors(source, np.asarray(source.ids)[:32], dtype=model.dtype, device=model.device)
+        sample, first = few(model, source)
         module = model.module
         self.model = model
         self.source = source
@@ -89,8 +92,12 @@ class Session:
         self.ranks = ranks
         self._turn = 0
         self._reached: list[Outcome] = []
-        self.slots = slots or engine.default_slots(sample)
+        self.failed = Failures(len(source))
+        self._through = 0
         self.draws = plan.draws
+        self._intended = slots or engine.default_slots(sample)
+        self.slots = slots or slots_for(self._averaged(module).classifier, sample, processes=ranks.world)
+        self._dealt = ranks.world * min(ranks.gather(self.slots))
         self.copies = accelerated(
             search_copy(module, sample).module,
             sample,
@@ -100,9 +107,9 @@ class Session:
         )
         self.original = self._averaged(logarithmic(module, store.info.findings))
         self._searched: dict[tuple[str, str, Backward | None], Meter] = {}
-        self._sample, self._first = sample, engine.predict(module, sample)
-        self.asked = 2 * len(sample)
-        """Evaluations of the check whether the model stays what it is."""
+        self._sample, self._first = sample, first
+        self.asked = 2 * len(sample) + (0 if slots else PROBED * self.draws)
+        """Evaluations of the check whether the model stays what it is, and of the one how many fit into memory."""
         self.began = time.monotonic()
         most = plan.most_evaluations(threat, 1, model.classes)
         entering = plan.typically(len(source))
@@ -125,19 +132,12 @@ class Session:
         ids = np.setdiff1d(self.source.ids, known.ids)
         done, broken = len(known), len(self.store.broken)
         tally = self._tally(CLEAN, 0.0, done, len(self.source), broken)
-        ids = ids[self.ranks.rank :: self.ranks.world]
-        self.ahead.expect(ids)
-        for start in range(0, len(ids), self.slots):
-            part = ids[start : start + self.slots]
-            x, y = tensors(self.ahead, part, dtype=self.model.dtype, device=self.model.device)
-            logits = engine.predict(self.original, x)
-            finite = torch.isfinite(logits).all(1)
-            if not bool(finite.all()):
-                bad = part[int((~finite).nonzero()[0, 0])]
-                raise BadModel(
-                    f"the model's logits are not finite (NaN or infinite) on the sample {bad}",
-                    hint="look for divisions by zero or half-precision overflow; drop the sample if its image is broken",
-                )
+
+        def fail(sample: int, happened: str) -> None:
+            self._fail(Failure(id=sample, stage=CLEAN, eps=0.0, happened=happened, label=self._label(sample)))
+            tally(1, 1)
+
+        for part, y, logits in self._answers(ids[self.ranks.rank :: self.ranks.world], fail):
             value = margin(logits, y, torch.full_like(y, -1))
             columns = (part, y, logits.argmax(1), value, ranking(logits, y))
             for sample, label, predicted, lead, ranks in zip(*(column.tolist() for column in columns)):
@@ -161,6 +161,31 @@ class Session:
         self._agree()
         tally(0, 0)
 
+    def _answers(
+        self, ids: np.ndarray, fail: Callable[[int, str], None]
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """The samples' ids, labels and logits, batch by batch, without those that ``fail``."""
+
+        def answered(part: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
+            x, y = tensors(self.ahead, part, dtype=self.model.dtype, device=self.model.device)
+            with torch.no_grad():
+                return part, y, self.original(x)
+
+        def in_halves(batch: np.ndarray) -> list[tuple[np.ndarray, Tensor, Tensor]]:
+            failed = lambda place, error: fail(int(batch[place]), told(error))  # noqa: E731
+            tried = halves(lambda at: answered(batch[at]), len(batch), self.slots, failed)
+            self.slots = tried.most
+            return tried.parts
+
+        self.ahead.expect(ids)
+        while len(ids):
+            batch, ids = ids[: self.slots], ids[self.slots :]
+            for part, y, logits in in_halves(batch):
+                finite = torch.isfinite(logits).all(1)
+                for sample in part[~finite.cpu().numpy()].tolist():
+                    fail(sample, NOT_FINITE)
+                yield part[finite.cpu().numpy()], y[finite], logits[finite]
+
     def stage(self, stage: Stage, threat: Threat) -> None:
         """One stage at one radius, on the samples that nothing has broken yet and that its rule lets in.
 
@@ -174,14 +199,21 @@ class Session:
         judged = self.store.judged(stage.name, eps)
         past = self.past(stage, eps)
         ids = past.ids[stage.entry(past)]
-        ids = np.setdiff1d(ids, judged.ids)
+        ids = np.setdiff1d(ids, [*judged.ids, *self.failed])
         entered = len(ids) + len(judged)
         broken = self.store.broken_within(eps)
-        tally = self._tally(stage.name, eps, len(judged), entered, len(broken))
+        fallen = {*broken, *self.failed.within(eps)}
+        tally = self._tally(stage.name, eps, len(judged), entered, len(fallen))
         if not len(ids):
             return
         stood = ~np.isin(ids, broken)
         ranks = torch.from_numpy(self.store.ranking.at(ids))
+
+        def fail(position: int, happened: str) -> None:
+            since = min(self.store.info.curve) if stage.attack.goal == "minimal" else eps
+            self._fail(Failure(id=int(ids[position]), stage=stage.name, eps=since, happened=happened))
+            tally(1, int(stood[position]))
+
         hunt = Hunt(
             attack=stage.attack,
             threat=threat,
@@ -190,6 +222,7 @@ class Session:
             original=self.original,
             slots=self.slots,
             stage=keys.number(f"{stage.name} at {eps!r}"),
+            failed=fail,
         )
         feed = SourceFeed.of(
             self.ahead, ids, seed=self.store.info.seed, dtype=self.model.dtype, device=self.model.device
@@ -197,7 +230,7 @@ class Session:
         searched = self.store.searches(stage.name, eps)
         begun = np.flatnonzero(np.isin(ids, [record.id for record in searched]))
         order = np.concatenate([begun, np.setdiff1d(np.arange(len(ids)), begun)])
-        fixed = max(len(begun), self.ranks.world * self.slots)
+        fixed = max(len(begun), self._dealt)
         own, chunks = shares(order, fixed, self.ranks, f"taken {self._turn}")
         place = {int(ids[position]): int(position) for position in np.intersect1d(begun, own)}
         before = [_ended(record, place[record.id]) for record in searched if record.id in place]
@@ -214,6 +247,7 @@ class Session:
             if final:
                 charged += event.forwards + event.backwards
                 tally(1, int(event.fooled and stood[event.position]))
+        self.slots = hunt.slots
         self.discarded += max(0, self._made() - made - charged)
         self._agree()
         tally(0, 0)
@@ -222,7 +256,9 @@ class Session:
         """What was known when that stage began at that radius, of which some searches may have ended; None: at the end."""
         clean = self.store.margins[CLEAN, 0.0]
         judged = self.store.judged(stage.name, eps).ids if stage else ()
-        ids = np.setdiff1d(self.source.ids, self.store.broken.ids[self.store.broken.numbers <= 0])
+        lost = self.store.broken.ids[self.store.broken.numbers <= 0]
+        ids = np.setdiff1d(clean.ids, lost)  # a sample that failed has no clean margin
+        fallen = [*self.store.broken_within(eps), *self.failed]
         seen = {}
         for earlier in self.plan.stages:
             if stage and earlier.name == stage.name:
@@ -230,7 +266,7 @@ class Session:
             seen[earlier.name] = self.store.judged(earlier.name, eps).at(ids)
         return Past(
             ids=ids,
-            alive=~np.isin(ids, self.store.broken_within(eps)) | np.isin(ids, judged),
+            alive=~np.isin(ids, fallen) | np.isin(ids, judged),
             clean=clean.at(ids),
             seen=seen,
             seed=self.store.info.seed,
@@ -249,6 +285,8 @@ class Session:
 
     def changed(self) -> tuple[Finding, ...]:
         """Whether the model now answers otherwise than when the session began."""
+        if not len(self._sample):
+            return ()
         again = engine.predict(self.model.module, self._sample)
         spread = (self._first.amax(1) - self._first.amin(1)).clamp_min(1e-12)
         share = float(((again - self._first).abs().amax(1) > 1e-3 * spread).double().mean())
@@ -264,24 +302,53 @@ class Session:
             ),
         )
 
+    def cramped(self) -> tuple[Finding, ...]:
+        """Whether memory sufficed for as many searches at once as were meant to run."""
+        if self.slots == self._intended:
+            return ()
+        return (
+            Finding(
+                check="memory",
+                level="note",
+                saw=f"memory does not suffice for {self._intended} searches at once; the run went on with {self.slots}",
+                means="nothing was lost: what did not fit was done again in smaller parts",
+                remedy=f"give --slots {self.slots} to spare a next run the attempts",
+            ),
+        )
+
+    def _fail(self, failure: Failure) -> None:
+        self.failed[failure.id] = failure
+        self.failed.check(self._through + self.slots)
+
+    def _label(self, sample: int) -> int | None:
+        try:
+            return int(self.source.take([sample]).labels[0])
+        except Exception:  # a foreign data set may raise anything
+            return None
+
     def _made(self) -> int:
         return self.original.forwards + sum(meter.forwards + meter.backwards for meter in self._searched.values())
 
     def _append(self, record: Record, point: np.ndarray | None = None) -> None:
         self.store.append(record, point)
+        self._through += record.final
         if record.final and self.ranks.world > 1:
             self._reached.append(Outcome.of(record))
 
     def _agree(self) -> None:
         """The end of a stage: every process learns what the others found, and the first takes over what they wrote."""
         self._turn += 1
+        self._through = 0
         if self.ranks.world == 1:
             return
-        told = self.ranks.gather((self.store.hand_over(), self._reached))
+        every = self.ranks.gather((self.store.hand_over(), self._reached, list(self.failed.values()), self.slots))
         self._reached = []
-        others = [each for rank, each in enumerate(told) if rank != self.ranks.rank]
-        names = [name for name, _ in others if name is not None]
-        self.store.take_over(names, [outcome for _, outcomes in others for outcome in outcomes])
+        others = [each for rank, each in enumerate(every) if rank != self.ranks.rank]
+        names = [name for name, *_ in others if name is not None]
+        self.store.take_over(names, [outcome for _, outcomes, *_ in others for outcome in outcomes])
+        self.failed |= {failure.id: failure for _, _, failures, _ in others for failure in failures}
+        self.failed.check(len(self.source))
+        self._dealt = self.ranks.world * min(slots for *_, slots in every)
 
     def _tally(self, stage: str, eps: float, done: int, total: int, broken: int) -> Callable[[int, int], None]:
         """Counts over all processes from here, and reports; what it returns takes the samples judged and broken since."""

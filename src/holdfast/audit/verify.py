@@ -23,6 +23,7 @@ from holdfast.foundation import registry
 from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.models.model import Model
 from holdfast.records.known import within
+from holdfast.records.schema import CLEAN
 from holdfast.records.store import FINAL_POINTS, read_info, read_summary
 
 
@@ -100,5 +101,7 @@ def verify(
         ) from None
     at = {point.eps: point.robust_accuracy for point in summary.curve}
     widest = at[max(at)]
+    found = np.unique(ids.numpy())
+    unfinished = {each.id for each in summary.failed if each.stage != CLEAN}.difference(found.tolist())
     claimed = round(summary.clean_accuracy.value * summary.clean_accuracy.n) - round(widest.value * widest.n)
-    return Verified(len(ids), len(ids) - len(refuted), tuple(refuted), claimed, len(np.unique(ids.numpy())))
+    return Verified(len(ids), len(ids) - len(refuted), tuple(refuted), claimed - len(unfinished), len(found))

@@ -18,7 +18,7 @@ from holdfast.cli.subject import Subject, load, placed, question
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import watching, watching_conditions
 from holdfast.foundation import units
-from holdfast.foundation.errors import BadValue
+from holdfast.foundation.errors import BadValue, Incomplete
 
 if TYPE_CHECKING:
     from holdfast.ascent.acceleration import Acceleration
@@ -143,6 +143,8 @@ def audit(
         if guard:
             show_defended(console, guard)
         console.print(f"report: {page}", markup=False)
+    if worst and worst.failed:
+        return Incomplete.exit_code
     allowed_gap = guarded.max_oblivious_gap
     if guard and allowed_gap is not None and 100 * guard.overstated.value > allowed_gap:
         far = f"{100 * guard.overstated.value:.1f} points"

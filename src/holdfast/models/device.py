@@ -27,7 +27,7 @@ def placed(given: torch.device | str) -> torch.device:
         missing = str(given).startswith("cuda") and torch.version.cuda is None
         raise BadValue(
             f"the device is {str(given)!r}, which cannot be used here: {str(error).partition(chr(10))[0]}",
-            hint=f"here is: {', '.join(there)}" + ("; this PyTorch was built without CUDA" if missing else ""),
+            hint=f"give {' or '.join(there)}" + ("; this PyTorch was built without CUDA" if missing else ""),
         ) from error
     if place.type == "cuda" and place.index is None:
         return torch.device("cuda", torch.cuda.current_device())

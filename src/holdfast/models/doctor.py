@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from holdfast.ascent.engine import predict
 from holdfast.ascent.frozen import frozen, rng_kept
+from holdfast.ascent.halves import halves, short_of_memory
 from holdfast.ascent.search_copy import TOLERANCE
 from holdfast.foundation.errors import BadData, BadModel
 from holdfast.models.model import Model
@@ -343,8 +345,7 @@ CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (
 
 
 def _forward(model: Model, images: Tensor) -> object:
-    with torch.no_grad():
-        parts = [model(part) for part in images.split(_BATCH)]
+    parts = [predict(model, part) for part in images.split(_BATCH)]
     return torch.cat(parts) if all(isinstance(part, Tensor) for part in parts) else parts[0]
 
 
@@ -361,15 +362,22 @@ def _one_by_one(model: Model, images: Tensor) -> Tensor | str:
 
 def _gradient(model: Model, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """The gap between the two largest logits, and its input gradient: unlike cross-entropy's it cannot saturate."""
-    with torch.enable_grad():
-        x = images.detach().clone().requires_grad_()
-        top = model(x).topk(2, dim=1).values
-        margin = top[:, 0] - top[:, 1]
-        try:
-            (grad,) = torch.autograd.grad(margin.sum(), x)
-        except RuntimeError:  # torch's only word for "does not depend on the input"
-            return margin.detach(), None
-    return margin.detach(), grad
+
+    def of_some(at: slice) -> tuple[Tensor, Tensor | None]:
+        with torch.enable_grad():
+            x = images[at].detach().clone().requires_grad_()
+            top = model(x).topk(2, dim=1).values
+            margin = top[:, 0] - top[:, 1]
+            try:
+                (grad,) = torch.autograd.grad(margin.sum(), x)
+            except RuntimeError as error:  # torch's only word for "does not depend on the input"
+                if short_of_memory(error):
+                    raise
+                return margin.detach(), None
+        return margin.detach(), grad
+
+    margins, grads = zip(*halves(of_some, len(images), len(images)).parts)
+    return torch.cat(margins), None if None in grads else torch.cat(grads)
 
 
 def _differing(one: Tensor, other: Tensor, rounding: Tensor) -> float:

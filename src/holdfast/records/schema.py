@@ -192,13 +192,27 @@ class Measured(Frozen):
     slots: int
 
 
+class Failure(Frozen):
+    """A sample that a run could not finish, because its image cannot be read, or the model raises or answers with NaN.
+
+    ``stage`` is where it ``happened``, which is told in one line. From the radius ``eps`` on the sample does not count as
+    robust; 0: not as classified correctly either. ``label`` is left out where it is in the records, or unknown.
+    """
+
+    id: int
+    stage: str
+    eps: float
+    happened: str
+    label: int | None = None
+
+
 class Summary(Frozen):
     """The headline numbers of a finished run: ``summary.json``.
 
     ``forwards`` and ``backwards`` are the evaluations of one image that decided the verdicts; ``discarded`` are those spent
     on searches that ran ahead and turned out not to be needed (in the sessions that ended in good order), ``checks`` those
     that asked whether the number can be believed, before and after the run. ``seconds`` is wall time, summed over the
-    sessions of a resumed run.
+    sessions of a resumed run. A run with samples that ``failed`` is not complete: the same command tries these again.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -223,3 +237,4 @@ class Summary(Frozen):
     audited: Audited | None = None
     distances: Distances | None = None
     measured: Measured | None = None
+    failed: tuple[Failure, ...] = ()

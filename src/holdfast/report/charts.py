@@ -18,7 +18,7 @@ import altair as alt
 from holdfast.foundation import units
 from holdfast.records.schema import CLEAN, Rate
 from holdfast.report import wording
-from holdfast.report.read import Run
+from holdfast.report.read import FAILED, Run
 from holdfast.report.tally import bins, condensed, losses
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -128,6 +128,8 @@ def waterfall(run: Run, *, width: int, colour: str = COLOURS[0]) -> alt.LayerCha
         name = "clean pass" if loss.stage == CLEAN else loss.stage
         spent = wording.count(loss.forwards + loss.backwards)
         text = f"{wording.count(loss.broken)} {'wrong' if loss.stage == CLEAN else 'broken'}, {spent} evaluations"
+        if loss.stage == FAILED:
+            text = f"{wording.count(loss.broken)} could not be evaluated"
         told = f"{name}: {text}; {wording.percent(loss.left / n)} left"
         bar = {"from": loss.left / n, "to": before / n, "colour": LOST}
         rows.append({"row": name, "text": text, **bar, "told": TOLD + told})

@@ -21,7 +21,7 @@ from holdfast.report import charts, corrupted, defended, glossary, perturbed, pi
 from holdfast.report.corrupted import Corrupted, has_corruptions, read_corrupted
 from holdfast.report.defended import Defended, has_defended, read_defence
 from holdfast.report.perturbed import Perturbed, has_perturbations, read_perturbed
-from holdfast.report.read import Run, read, told_apart
+from holdfast.report.read import FAILED, Run, read, told_apart
 
 NARROW, WIDE = 330, 760
 """Pixels: the two drawings of every chart, between which the style sheet chooses."""
@@ -316,6 +316,8 @@ def _wall(run: Run, limit: int) -> Wall:
         if outcome.eps is not None:
             away = wording.distance(outcome.distance, levels=levels)
             words = "wrong without any change" if not outcome.right else f"found by {outcome.stage} at distance {away}"
+            if outcome.stage == FAILED:
+                words = "broken, though not by every stage: the model failed near it"
         items.append(
             Item(
                 id=key,

@@ -20,6 +20,9 @@ from holdfast.foundation.errors import BadFile
 from holdfast.records import store
 from holdfast.records.schema import CLEAN, CurvePoint, Record, RunInfo, Summary
 
+FAILED = "failed"
+"""In the place of the stage that broke a sample: it could not be evaluated."""
+
 _AGAIN = "run the audit again with the same command; it goes on where it stopped"
 _TOLERANCE = 1e-12  # radii come from the same parser, so that equal ones differ by rounding at most
 
@@ -30,7 +33,8 @@ class Outcome:
 
     ``eps`` is the smallest radius at which it was fooled (0: already on the clean image; None: never), by ``stage``,
     as ``predicted``, at ``distance``. ``margin`` is the smallest one seen inside the headline radius; it is negative
-    exactly where the sample counts as broken there, and None where no finite one was recorded.
+    exactly where the sample counts as broken there, and None where no finite one was recorded. A sample that could not be
+    evaluated from a radius on counts as lost to the stage `FAILED`; its label is -1 if nobody could read it.
     """
 
     id: int
@@ -75,7 +79,7 @@ def read(folder: Path) -> Run:
     info, summary = store.read_info(folder), store.read_summary(folder)
     # A record of one search inside a stage is for resuming, not for counting.
     final = (record for record in store.read_records(folder) if record.final)
-    outcomes = _fold(final, headline=summary.eps, radii=sorted(info.curve))
+    outcomes = _failing(_fold(final, headline=summary.eps, radii=sorted(info.curve)), summary)
     _agree(folder, info, summary, outcomes)
     gallery = _gallery(folder / store.GALLERY, known={outcome.id for outcome in outcomes})
     return Run(summary.name, info, summary, outcomes, gallery)
@@ -116,6 +120,25 @@ def _fold(records: Iterable[Record], *, headline: float, radii: Sequence[float])
             margin = min(record.margin, -1e-9) if record.fooled else record.margin
             outcome = replace(outcome, margin=margin if outcome.margin is None else min(outcome.margin, margin))
         found[record.id] = outcome
+    return tuple(found[key] for key in sorted(found))
+
+
+def _failing(outcomes: tuple[Outcome, ...], summary: Summary) -> tuple[Outcome, ...]:
+    """The outcomes with those of the samples that failed."""
+    found = {outcome.id: outcome for outcome in outcomes}
+    for failure in summary.failed:
+        label = -1 if failure.label is None else failure.label
+        outcome = found.get(failure.id, Outcome(failure.id, label, right=False))
+        if outcome.eps is None or failure.eps < outcome.eps - _TOLERANCE:
+            inside = failure.eps <= summary.eps + _TOLERANCE
+            outcome = replace(
+                outcome,
+                held=outcome.held and not inside,
+                eps=failure.eps,
+                stage=FAILED,
+                margin=None if inside else outcome.margin,
+            )
+        found[failure.id] = outcome
     return tuple(found[key] for key in sorted(found))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from holdfast.foundation.stats import PairedDifference, mcnemar, wilson
 from holdfast.records.schema import CLEAN, Rate
-from holdfast.report.read import Outcome, Run
+from holdfast.report.read import FAILED, Outcome, Run
 
 _BINS = 32
 
@@ -127,7 +127,8 @@ def classes(run: Run) -> tuple[ClassTally, ...]:
     """One tally per class that has samples, in the order of the labels."""
     grouped: dict[int, list[Outcome]] = {}
     for outcome in run.outcomes:
-        grouped.setdefault(outcome.label, []).append(outcome)
+        if outcome.label >= 0:
+            grouped.setdefault(outcome.label, []).append(outcome)
     return tuple(_class(label, grouped[label]) for label in sorted(grouped))
 
 
@@ -135,7 +136,8 @@ def _class(label: int, members: list[Outcome]) -> ClassTally:
     n = len(members)
     lost = [outcome for outcome in members if not outcome.held]
     # Of equally frequent answers the smaller label, so that the same records give the same page.
-    top = sorted(Counter(outcome.predicted for outcome in lost).items(), key=lambda item: (-item[1], item[0]))[:1]
+    taken = Counter(outcome.predicted for outcome in lost if outcome.stage != FAILED)
+    top = sorted(taken.items(), key=lambda item: (-item[1], item[0]))[:1]
     wrong, times = top[0] if top else (None, 0)
     right = sum(outcome.right for outcome in members)
     return ClassTally(label, n, rate(right, n), rate(n - len(lost), n), len(lost), wrong, times)

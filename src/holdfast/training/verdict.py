@@ -15,7 +15,7 @@ from holdfast.foundation.stats import wilson
 from holdfast.models.load import load
 from holdfast.records.part import read_document
 from holdfast.records.schema import Rate, Summary
-from holdfast.records.store import read_records
+from holdfast.records.store import read_records, read_summary
 from holdfast.threats.threat import Threat
 from holdfast.training.run import ROBUST, RUN, TrainingInfo
 
@@ -75,12 +75,15 @@ def verdict(
 
 
 def robust_to_all(folders: Sequence[Path]) -> Rate:
-    """The share of images that no audit of several broke, from their records; all are of the same images."""
+    """The share of images that no audit of several broke, or failed on, from their records; all are of the same images."""
     seen, broken = set(), set()
     for folder in folders:
         for record in read_records(folder):
             seen.add(record.id)
             if record.fooled:
                 broken.add(record.id)
+        failed = {failure.id for failure in read_summary(folder).failed}
+        seen |= failed
+        broken |= failed
     found = wilson(len(seen) - len(broken), len(seen))
     return Rate(value=1 - len(broken) / len(seen), n=len(seen), low=found.low, high=found.high)

@@ -88,7 +88,7 @@ def open_hf(named: str, *, split: str | None, size: Size | None, download: bool)
         if bars:
             enable_progress_bar()
     parts = held if isinstance(held, dict) else {split or "all": held}
-    part = pick_split(parts, split, where=f"hf:{named}")
+    part = pick_split(map(str, parts), split, where=f"hf:{named}")
     return _table(parts[part], name=f"{folder.name}:{part}" if isinstance(held, dict) else folder.name, size=size)
 
 
