@@ -111,7 +111,9 @@ def test_ahead_gives_the_same(tmp_path: Path) -> None:
 
 def test_without_a_size_the_error_names_the_remedy(tmp_path: Path) -> None:
     for place in write_all(tmp_path):
-        with pytest.raises(BadData, match=r"(landscape|sample 0).*\(40, 60\), .*(portrait|sample 1).*\(60, 40\)") as caught:
+        with pytest.raises(
+            BadData, match=r"(landscape|sample 0).*\(40, 60\), .*(portrait|sample 1).*\(60, 40\)"
+        ) as caught:
             load(place)
         assert "--size 224" in caught.value.hint
 

@@ -103,12 +103,11 @@ def placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
     return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
 
 
-def load(config: AuditConfig) -> tuple[Model, Source]:
-    """The model and the images of a configuration; the images first, as they say which shape the model takes."""
+def pictured(config: AuditConfig) -> Source:
+    """The images of a configuration."""
     from holdfast.data.load import load as load_data
-    from holdfast.models.load import load as load_model
 
-    source = load_data(
+    return load_data(
         config.data,
         split=config.split,
         size=config.size,
@@ -116,6 +115,13 @@ def load(config: AuditConfig) -> tuple[Model, Source]:
         seed=config.seed,
         download=config.download,
     )
+
+
+def load(config: AuditConfig) -> tuple[Model, Source]:
+    """The model and the images of a configuration; the images first, as they say which shape the model takes."""
+    from holdfast.models.load import load as load_model
+
+    source = pictured(config)
     model = load_model(
         config.model,
         weights=config.weights,

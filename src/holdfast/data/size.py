@@ -27,9 +27,7 @@ def parsed(given: Any) -> Size:
     Raises:
         BadValue: something else, or a side that is not within 1 and `LARGEST`.
     """
-    text = (
-        given if isinstance(given, str) else "x".join(map(str, given if isinstance(given, (tuple, list)) else [given]))
-    )
+    text = "x".join(map(str, given)) if isinstance(given, (tuple, list)) else str(given)
     found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text.strip(), re.ASCII)
     sides = [int(side) for side in found.groups(default=found[1])] if found else []
     if not sides or not all(1 <= side <= LARGEST for side in sides):
