@@ -1,6 +1,7 @@
 """Images of different sizes made alike: the pixels, the readers, the fingerprints, and an audit of a mixed folder."""
 
 import io
+import json
 import shutil
 import tarfile
 from itertools import product
@@ -177,7 +178,8 @@ def test_an_audit_of_a_mixed_folder(tmp_path: Path, cli, monkeypatch) -> None:
     assert _again(info, "run").fingerprint() == load("photos", size=16).fingerprint() == info.data.fingerprint
     other = cli(*asked, "--size", 20)
     assert other.code == 2 and "run holds another run" in other.err
-    assert cli("verify", "run").code == 0
+    verified = cli("verify", "run", "--json")
+    assert verified.code == 0 and json.loads(verified.out)["upheld"] > 0
     assert cli("verify", "run", "--size", 20).code == 2
     assert cli("plan", *model, "--data", "photos", "--size", 16, "--eps", "0.5", "--plan", "sweep").code == 0
     assert "(3, 16, 16)" in cli("doctor", *model, "--data", "photos", "--size", 16).out
