@@ -192,6 +192,24 @@ def test_a_written_set_is_read_again_and_shown(net, cli) -> None:
         assert sheet.width > sheet.height
 
 
+def test_training_and_explaining_as_json(tmp_path: Path, monkeypatch, cli) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ("--set", "epochs=1", *SMALL, "--limit", 100, "--eps", "0.1", "-q")
+    ran = cli(
+        "train", "--recipe", "standard", "--net", "small_cnn", "--data", "digits:train", *small, "--out", "t", "--json"
+    )
+    told = json.loads(ran.out)
+    assert ran.code == 0 and told["best"] == told["last"] and told["best"]["epoch"] == 1 and told["stopped"] == ""
+    assert told["audits"] == [json.loads(Path("t/audit/summary.json").read_text())]
+
+    model = ("--model", "net:small_cnn", "--weights", "t/best_robust.safetensors", *SMALL)
+    asked = ("--probe", "frequencies", "--limit", 4, "--eps", "0.1", "--out", "why", "-q", "--json")
+    ran = cli("explain", *model, "--data", "digits", *asked)
+    told = json.loads(ran.out)
+    assert ran.code == 0 and told["contradictions"] == [] and Path(told["report"]).exists()
+    assert told["answers"]["frequencies"] == json.loads(Path("why/frequencies/answer.json").read_text())["found"]
+
+
 def test_a_run_of_its_own_under_runs(net, cli, digits_net) -> None:
     assert cli("audit", *net, "--limit", 12, "--eps", "0.1", "--plan", "sweep", "--quiet").code == 0
     assert [path.name for path in Path("runs").iterdir()] == ["digits-digits-linf-0.1-sweep"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_
 import shlex
 import sys
 import time
@@ -46,6 +47,7 @@ def explain(
     set: Annotated[list[str] | None, Parameter(negative="")] = None,
     plan_only: Annotated[bool, Parameter(negative="")] = False,
     out: Path = Path("runs/explain"),
+    json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
     """Ask why a model is robust or is not: numbers beside a twin and an untrained control, figures, one report.
@@ -80,6 +82,8 @@ def explain(
         Say what would be asked and what it costs, and stop.
     out
         The folder.
+    json
+        Print the answers and the contradictions as JSON on stdout, and nothing else there.
     quiet
         Show no progress.
     """
@@ -88,6 +92,7 @@ def explain(
     from holdfast.explain.case import Case, Net
     from holdfast.explain.configure import configured
     from holdfast.explain.controls import controlled
+    from holdfast.explain.store import packed
     from holdfast.foundation import units
     from holdfast.report.explained import write_explanation
 
@@ -128,7 +133,10 @@ def explain(
         return 0
     found = running.explained(case, out)
     page = write_explanation(out)
-    console = terminal()
+    console = terminal(stderr=json)
+    if json:
+        answers = {question.name: packed(found.answers[question.name]) for question in questions}
+        print(json_.dumps({"report": str(page), "contradictions": found.breaches, "answers": answers}))
     for breach in found.breaches:
         console.print("[bold red]CONTRADICTION[/bold red] ", end="")
         console.print(f"{breach}.", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_
 import shlex
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from holdfast.foundation import units
 if TYPE_CHECKING:
     from holdfast.audit.ranks import Ranks
     from holdfast.data.source import Source
+    from holdfast.records.schema import Summary
     from holdfast.threats.threat import Threat
     from holdfast.training.plan import TrainingPlan
     from holdfast.training.recipe import Recipe
@@ -55,6 +57,7 @@ def train(
     shard: Annotated[bool, Parameter(negative="")] = False,
     out: Path,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="", alias="-q")] = False,
 ) -> int:
     """Train a classifier, keep the weights that were the most robust on held-out training images, and audit them.
@@ -105,6 +108,8 @@ def train(
         The folder for weights, checkpoints and the log.
     tensorboard
         Write event files for TensorBoard, too.
+    json
+        Print the most robust and the last epoch, and the summaries of the audit, as JSON on stdout, and nothing else there.
     quiet
         Show no progress.
     """
@@ -113,6 +118,7 @@ def train(
     from holdfast.audit.ranks import together
     from holdfast.data.load import load as load_data
     from holdfast.experiments.learning_curve import learning_curve
+    from holdfast.models.device import placed
     from holdfast.records.files import write_atomic
     from holdfast.report.charts import svg
     from holdfast.training import recipes
@@ -130,7 +136,8 @@ def train(
     if more is not None and teacher is not None:
         more = relabelled(more, restored(teacher))
     ranks = together()
-    device = f"cuda:{ranks.local}" if ranks.world > 1 and device == "cuda" else device
+    place = placed(device)
+    device = f"cuda:{ranks.local}" if ranks.world > 1 and place.type == "cuda" and ":" not in device else str(place)
     progress, first = terminal(stderr=True), ranks.rank == 0
     with _watching(progress, recipe, net, source, chosen, quiet=quiet or not first) as watch:
         found = run(
@@ -147,14 +154,20 @@ def train(
             ranks=ranks,
             shard=shard,
         )
-    console = terminal()
+    console = terminal(stderr=json)
     console.quiet = not first
     _show(console, found)
     if len(found.epochs) > 1 and first:
         write_atomic(out / CURVE, [svg(learning_curve([out])).encode()])
         console.print(f"learning curve: {out / CURVE}", markup=False)
+    audits: list[Summary] = []
     if found.epochs and allowed.eps and audit and not chosen.objective.outputs:
-        _audit(console, out, _test(test, data, split, size), source, chosen, device, ranks, quiet=quiet or not first)
+        judges = _test(test, data, split, size)
+        audits = _audit(console, out, judges, source, chosen, device, ranks, quiet=quiet or not first)
+    if json and first:
+        best, last = (found.best, found.epochs[-1]) if found.epochs else (None, None)
+        told = {"best": best, "last": last, "stopped": found.stopped, "audits": audits}
+        print(json_.dumps(told, default=lambda each: each.model_dump(mode="json")))
     if found.stopped:
         console.print(f"stopped early: {found.stopped}", markup=False)
         return INCOMPLETE
@@ -263,8 +276,8 @@ def _audit(
     ranks: Ranks,
     *,
     quiet: bool,
-) -> None:
-    """The audit of the most robust weights by all processes, and its page by the first."""
+) -> list[Summary]:
+    """The audit of the most robust weights by all processes, and its page by the first; what came out, for each set."""
     from holdfast.audit.outlines import OUTLINES
     from holdfast.threats.union import parts
     from holdfast.training.run import ROBUST, parted
@@ -273,20 +286,23 @@ def _audit(
     sets = parts(chosen.threat)
     if any(each.name not in OUTLINES["fast"].threats for each in sets):
         console.print(f"no audit: the plan fast does not know {chosen.threat.name}", markup=False)
-        return
+        return []
     images = parted(source, chosen.seed)[0] if test is None else test
     where = "held-out training images, which chose the weights" if test is None else images.name
     console.print(f"{out / ROBUST} on {where}, by the plan fast:", markup=False)
     folders = [out / (FOLDER if len(sets) == 1 else f"{FOLDER}-{each.name}") for each in sets]
+    found: list[Summary] = []
     for each, folder in zip(sets, folders):
         with watching(terminal(stderr=True), label="audit, ", quiet=quiet) as watch:
             summary = verdict(out, images, each, folder, seed=chosen.seed, device=device, watch=watch, ranks=ranks)
         if summary is not None:
             show_summary(console, summary)
+            found.append(summary)
     if ranks.rank:
-        return
+        return []
     if len(folders) > 1:
         every = robust_to_all(folders)
         interval = f"{100 * every.low:.1f} to {100 * every.high:.1f} %, n = {every.n}"
         console.print(f"robust to all of them: {100 * every.value:.1f} %, {interval}", markup=False)
     console.print(f"report: {write_report(folders, folders[0] / 'report.html')}", markup=False)
+    return found
