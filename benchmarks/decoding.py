@@ -1,10 +1,10 @@
 """Images a second of a folder of JPEG files: decoded when they are asked for, ahead by threads, or by processes.
 
-The pictures are parts of the two photographs that scikit-learn carries, 500 x 375, resized to 224 x 224 as they are read.
-Two consumers take 16 at a time: one does nothing else, one sleeps 40 ms after each 16, as a program does that waits for its
-accelerator. The ways take turns; given are the median over the rounds with the slowest and the fastest, and the CPU
-milliseconds of one image in all threads and processes together. The processes were started and had read once before they
-were timed, and nothing bounds how far they run ahead.
+The pictures are parts of the two photographs that scikit-learn carries, 500 x 375, brought to 224 x 224 as they are read
+(the shorter side to 256, then the centre). Two consumers take 16 at a time: one does nothing else, one sleeps 40 ms after
+each 16, as a program does that waits for its accelerator. The ways take turns; given are the median over the rounds with
+the slowest and the fastest, and the CPU milliseconds of one image in all threads and processes together. The processes
+were started and had read once before they were timed, and nothing bounds how far they run ahead.
 
     python benchmarks/decoding.py [--images 192] [--rounds 7] [--out results.json]
 """

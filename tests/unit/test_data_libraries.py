@@ -90,9 +90,10 @@ def test_what_hugging_face_cannot_give_is_refused(pictures, tmp_path, no_network
     with pytest.raises(BadFile, match="--download"):
         load("hf:nobody/nothing")
     cells = [{"bytes": encoded(one), "path": None} for one in [*pictures[:9], pictures[9, :8]]]
-    mixed = load(f"hf:{saved(pictures, tmp_path / 'mixed', cells=cells)}")
-    with pytest.raises(BadData, match="the first one"):
-        mixed.take(mixed.ids)
+    mixed = saved(pictures, tmp_path / "mixed", cells=cells)
+    with pytest.raises(BadData, match=r"sample 0 of mixed:test has \(12, 12\), sample 5 of mixed:test has \(8, 12\)"):
+        load(f"hf:{mixed}")
+    assert load(f"hf:{mixed}", size=8).take([5, 0]).images.shape == (2, 3, 8, 8)
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -122,7 +122,7 @@ def test_folder_of_files(tmp_path: Path, below: str) -> None:
         ({"cells": [None, *[png(one) for one in PIXELS[1:]]]}, "holds no bytes"),
         ({"cells": [b"hello"] * 23}, "sample 0 of x.parquet is no image"),
         ({"cells": [png(PIXELS[0])] * 22 + [png(PIXELS[0])[:-60]]}, "sample 22 of x.parquet is damaged"),
-        ({"cells": [png(PIXELS[0])] * 22 + [png(PIXELS[0, :4])]}, r"sample 22 of x.parquet is \(4, 5\)"),
+        ({"cells": [png(PIXELS[0])] * 22 + [png(PIXELS[0, :4])]}, r"sample 22 of x.parquet has \(4, 5\)"),
         ({"pixels": [], "labels": np.zeros(0, int), "cells": []}, "."),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from holdfast.data.size import parsed
 from holdfast.foundation import toml
 from holdfast.foundation.errors import BadValue, UnknownName
 
@@ -22,7 +23,7 @@ class AuditConfig(BaseModel):
     ``model`` is ``net:NAME``, ``module:factory`` or what one of `holdfast.models.origins` takes; ``options`` are keyword
     arguments for it; ``weights`` is a safetensors or ``.pt`` file, or ``pretrained``. ``trust_code`` lets code run that
     comes with the model, ``download`` lets the network be asked: words for one run, written nowhere. ``normalise`` is a
-    preset's name or ``"m1,m2,m3/s1,s2,s3"``. ``data`` is a name or a path. ``eps`` and
+    preset's name or ``"m1,m2,m3/s1,s2,s3"``. ``data`` is a name or a path, ``size`` what its images are cut to. ``eps`` and
     the entries of ``curve`` are radii (``"8/255"``). ``out`` is the run's folder. The rest is asked of the corruptions:
     names or groups, severities, the variant of their tables, folders of frost photographs and of released files, the
     quality of a JPEG after each of them, a defence that adapts to them, and what a CE divides by; of the perturbation
@@ -49,6 +50,7 @@ class AuditConfig(BaseModel):
     download: bool = Field(default=False, exclude=True)
     device: str = "cpu"
     split: str | None = None
+    size: str | None = None
     slots: int | None = None
     precision: Literal["full", "bfloat16", "float16"] = "full"
     compile: Literal["none", "default", "graph"] = "none"
@@ -129,6 +131,8 @@ def build(path: Path | None, given: Mapping[str, Any]) -> AuditConfig:
         raise BadValue(f"{key} is {first.get('input')!r}: {first['msg'].lower()}", hint=f"correct {key}") from None
     _check_used(config)
     check_numbers(limit=config.limit, slots=config.slots, seed=config.seed, audited=config.audited)
+    if config.size is not None:
+        parsed(config.size)
     return config
 
 

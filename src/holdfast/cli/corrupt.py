@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from holdfast.cli.corruptions import Corrupted, asked_of
-from holdfast.cli.subject import Images
+from holdfast.cli.subject import Images, pictured
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock, watching_counts
 
@@ -46,9 +46,7 @@ def corrupt(
         Show no progress.
     """
     config = images.configured({"model": "none", "corruptions": ("all",)} | corrupted.given())
-    from holdfast.data.load import load as load_data
-
-    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed, download=config.download)
+    source = pictured(config)
     asked = asked_of(config, source)
     console = terminal(stderr=json)
     written = {

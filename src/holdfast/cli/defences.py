@@ -85,10 +85,10 @@ def defended(
         evaluations=config.evaluations,
         tries=config.tries,
     )
-    pool = None if config.pool is None else pool_of(config.pool, config.pool_per_class, config.seed, source)
+    pool = None if config.pool is None else pool_of(config.pool, source, config)
     defence, note = built(config.defence, config.defence_options, pool=pool), ""
     if (rate := config.defence_options.get(FALSE_ALARMS)) is not None:
-        whole = load_data(config.data, split=config.split)
+        whole = load_data(config.data, split=config.split, size=config.size)
         defence, found = calibrated(defence, model, whole, source.ids, rate)
         share = found.rate
         note = (
@@ -100,16 +100,17 @@ def defended(
     return lambda watch: evaluate_defended(subject, info, config.folder, watch=watch, ranks=ranks)
 
 
-def pool_of(data: str, per_class: int, seed: int, tested: Source) -> Pool:
+def pool_of(data: str, tested: Source, config: AuditConfig) -> Pool:
     """A pool of the training part of that data, or of all of it where it has no such part; foreign where its classes have
     other names than those of the images under test."""
     from holdfast.audit.defended.options import pool_from
     from holdfast.cli.subject import train_part
     from holdfast.data.load import load as load_data
 
-    part = train_part(data)
-    source = load_data(data) if part is None else part
-    return pool_from(source, per_class=per_class, seed=seed, foreign=source.class_names != tested.class_names)
+    part = train_part(data, config.size)
+    source = load_data(data, size=config.size) if part is None else part
+    foreign = source.class_names != tested.class_names
+    return pool_from(source, per_class=config.pool_per_class, seed=config.seed, foreign=foreign)
 
 
 def show_defended(console: Console, summary: DefendedSummary) -> None:

@@ -98,9 +98,9 @@ def detect(
     if chosen is None:
         chosen = built(suited(model.classes, len(source.class_names)), settings)
     images = divided(
-        load_data(config.data, split=config.split, download=config.download),
+        load_data(config.data, split=config.split, size=config.size, download=config.download),
         source,
-        _training(train, config.data),
+        _training(train, config.data, config.size),
         false_alarms=false_alarms,
         per_class=train_per_class,
         seed=config.seed,
@@ -139,12 +139,12 @@ def detect(
     return 0
 
 
-def _training(train: str | None, data: str) -> Source:
+def _training(train: str | None, data: str, size: str | None) -> Source:
     """The training part of what was given, or of the data under test; all of it where it was given and has no such part."""
     from holdfast.data.load import load as load_data
     from holdfast.foundation.errors import BadValue
 
-    part = train_part(train or data)
+    part = train_part(train or data, size)
     if part is not None:
         return part
     if train is None:
@@ -152,7 +152,7 @@ def _training(train: str | None, data: str) -> Source:
             f"{data} has no train part, and detectors learn from training images",
             hint="give --train with images that the model was trained on, for example --train digits:train",
         )
-    return load_data(train)
+    return load_data(train, size=size)
 
 
 def show_detected(console: Console, summary: DetectedSummary) -> None:

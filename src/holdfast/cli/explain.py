@@ -102,7 +102,7 @@ def explain(
     within, ranks = allowed(config), together()
     config = placed(config, ranks)
     model, source = load(config)
-    learned = _known(train or config.data, known, config.seed, source)
+    learned = _known(train or config.data, known, config, source)
     nets = [Net("model", model), *_twins(against or [], config, source)]
     progress = terminal(stderr=True)
     progress.quiet = ranks.rank > 0  # the first process speaks for all
@@ -152,7 +152,7 @@ def explain(
     return Unbelievable.exit_code if found.breaches else 0
 
 
-def _known(data: str, limit: int, seed: int, tested: Source) -> Source | None:
+def _known(data: str, limit: int, config: AuditConfig, tested: Source) -> Source | None:
     """Images that the nets may know: the train part, or all where there is none; None where they are those under test.
 
     Raises BadData where an image under test is among them.
@@ -161,12 +161,12 @@ def _known(data: str, limit: int, seed: int, tested: Source) -> Source | None:
     from holdfast.data.source import subset
     from holdfast.explain.case import apart
 
-    source = train_part(data)
+    source = train_part(data, config.size)
     if source is None:
-        source = load_data(data)
+        source = load_data(data, size=config.size)
         if source.fingerprint() == tested.fingerprint() or source.name == tested.name:
             return None
-    learned = subset(source, limit, seed)
+    learned = subset(source, limit, config.seed)
     apart(learned, tested)
     return learned
 
@@ -201,7 +201,8 @@ def _trained(config: AuditConfig, data: str, within: Threat, out: Path, console:
         out.mkdir(parents=True, exist_ok=True)
     if not quiet:
         console.print("twin: the same net, trained on clean images alone", markup=False)
-    path, note = standard_twin(config.model, load_data(data, split="train"), within, out, seed=config.seed)
+    images = load_data(data, split="train", size=config.size)
+    path, note = standard_twin(config.model, images, within, out, seed=config.seed)
     if not quiet:
         console.print(f"twin: {note}", markup=False)
     return Net("twin", load(config.model_copy(update={"weights": str(path), "options": {}}))[0], "twin")

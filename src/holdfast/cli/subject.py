@@ -29,6 +29,8 @@ class Images:
     or torchvision:SET:FOLDER."""
     split: str | None = None
     """Which part of the data; its test part unless given."""
+    size: str | None = None
+    """224 or 224x224: resize the shorter side of every image file to that / 0.875, then cut out the centre."""
     limit: int | None = None
     """Use a seeded subset of that many samples."""
     download: Annotated[bool, Parameter(negative="")] = False
@@ -101,12 +103,25 @@ def placed(config: AuditConfig, ranks: Ranks) -> AuditConfig:
     return config.model_copy(update={"device": f"cuda:{ranks.local}"}) if shared else config
 
 
+def pictured(config: AuditConfig) -> Source:
+    """The images of a configuration."""
+    from holdfast.data.load import load as load_data
+
+    return load_data(
+        config.data,
+        split=config.split,
+        size=config.size,
+        limit=config.limit,
+        seed=config.seed,
+        download=config.download,
+    )
+
+
 def load(config: AuditConfig) -> tuple[Model, Source]:
     """The model and the images of a configuration; the images first, as they say which shape the model takes."""
-    from holdfast.data.load import load as load_data
     from holdfast.models.load import load as load_model
 
-    source = load_data(config.data, split=config.split, limit=config.limit, seed=config.seed, download=config.download)
+    source = pictured(config)
     model = load_model(
         config.model,
         weights=config.weights,
@@ -135,12 +150,12 @@ def _tell(model: Model) -> None:
     terminal(stderr=True).print(f"{model.name}: {'; '.join(said)}", markup=False)
 
 
-def train_part(data: str) -> Source | None:
-    """The train part of that data; None where it has no such part, or where its name says which part it is."""
+def train_part(data: str, size: str | None) -> Source | None:
+    """The train part of that data, at that size; None where it has no such part, or where its name says which part it is."""
     from holdfast.data.load import load as load_data
     from holdfast.foundation.errors import BadValue, UnknownName
 
     try:
-        return load_data(data, split="train")
+        return load_data(data, split="train", size=size)
     except (UnknownName, BadValue):
         return None

@@ -42,6 +42,7 @@ def train(
     option: Annotated[list[str] | None, Parameter(negative="")] = None,
     data: str = "digits:train",
     split: str | None = None,
+    size: str | None = None,
     limit: int | None = None,
     extra: str | None = None,
     teacher: Path | None = None,
@@ -77,6 +78,8 @@ def train(
         The training images: digits:train (the default), or a path.
     split
         Which part of the data.
+    size
+        224 or 224x224: resize the shorter side of every image file to that / 0.875, then cut out the centre.
     limit
         Use a seeded subset of that many images.
     extra
@@ -128,8 +131,8 @@ def train(
     check_numbers(limit=limit, slots=None, seed=seed)
     allowed = _threat(threat, eps)
     chosen = recipes.recipe(recipe, allowed, {"seed": seed, **dict(pair(text) for text in set or [])})
-    source = load_data(data, split=split, limit=limit, seed=seed)
-    more = None if extra is None else load_data(extra)
+    source = load_data(data, split=split, size=size, limit=limit, seed=seed)
+    more = None if extra is None else load_data(extra, size=size)
     if more is not None and teacher is not None:
         more = relabelled(more, restored(teacher))
     ranks = together()
@@ -159,7 +162,7 @@ def train(
         console.print(f"learning curve: {out / CURVE}", markup=False)
     audits: list[Summary] = []
     if found.epochs and allowed.eps and audit and not chosen.objective.outputs:
-        judges = _test(test, data, split)
+        judges = _test(test, data, split, size)
         audits = _audit(console, out, judges, source, chosen, device, ranks, quiet=quiet or not first)
     if json and first:
         best, last = (found.best, found.epochs[-1]) if found.epochs else (None, None)
@@ -247,18 +250,18 @@ def _threat(names: str, eps: str) -> Threat:
     return found[0] if len(found) == 1 else Union(*found)
 
 
-def _test(test: str | None, data: str, split: str | None) -> Source | None:
+def _test(test: str | None, data: str, split: str | None, size: str | None) -> Source | None:
     """The images of the audit: those asked for, or the test part of the training data; None where there is none."""
     from holdfast.data.load import load
     from holdfast.foundation.errors import HoldfastError
 
     if test is not None:
-        return load(test)
+        return load(test, size=size)
     name, _, part = data.partition(":")
     if "train" not in (part, split):
         return None
     try:
-        return load(name, split="test")
+        return load(name, split="test", size=size)
     except HoldfastError:
         return None
 

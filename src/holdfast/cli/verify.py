@@ -51,7 +51,7 @@ def verify(
             f"the run's model is {request.get('model', 'a Python object')!r}, which is code of yours",
             hint="name it again with --model, to say that its code may run",
         )
-    for name, theirs in (("model", ("weights", "normalise", "options")), ("data", ("split", "limit"))):
+    for name, theirs in (("model", ("weights", "normalise", "options")), ("data", ("split", "size", "limit"))):
         named = getattr(subject, name)
         if named is not None and named != request.get(name):  # another one: what belonged to the run's does not fit it
             request = {key: value for key, value in request.items() if key not in theirs}

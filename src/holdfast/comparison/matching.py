@@ -73,7 +73,8 @@ def _again(info: Info, label: str) -> Source:
     asked = info.request
     if "data" not in asked:
         raise PlanMismatch(f"{label} was run from Python, and its data cannot be read again", hint="run it by command")
-    source = load(asked["data"], split=asked.get("split"), limit=asked.get("limit"), seed=asked.get("seed", 0))
+    part = {"split": asked.get("split"), "size": asked.get("size")}
+    source = load(asked["data"], **part, limit=asked.get("limit"), seed=asked.get("seed", 0))
     if source.fingerprint() != info.data.fingerprint:
         raise PlanMismatch(
             f"the data of {label} are no longer those that it was measured on", hint="run it again on the data of today"

@@ -13,6 +13,7 @@ from holdfast.data import idx
 from holdfast.data.check import check_images
 from holdfast.data.fingerprint import digest, of_file
 from holdfast.data.reading import reading
+from holdfast.data.size import Size, refuse
 from holdfast.data.source import Batch, locate, numbered, pick_split
 from holdfast.foundation.errors import BadFile, BadValue
 from holdfast.foundation.registry import register
@@ -57,10 +58,11 @@ class CifarBinary:
         return known or (size > 0 and (size % (PIXELS + 1) == 0 or size % (PIXELS + 2) == 0))
 
     @staticmethod
-    def open(path: Path | None, *, split: str | None = None) -> CifarBinary:
+    def open(path: Path | None, *, split: str | None = None, size: Size | None = None) -> CifarBinary:
         """The test part by default. Raises BadFile for truncated files and labels out of range."""
         if path is None:
             raise BadValue("cifar_binary needs a path", hint="give the folder of the binary version")
+        refuse(size, str(path))
         if path.is_dir():
             files, part, names = _of_folder(path, split)
             name = f"{path.name}:{part}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from holdfast.data.size import Size, cropped, unequal
 from holdfast.foundation.errors import BadData, BadFile, HoldfastError
 
 if TYPE_CHECKING:
@@ -37,21 +38,35 @@ def look(given: bytes | Path, *, where: str) -> Look:
         return Look(image.height, image.width, 1 if image.mode in GREY else 3)
 
 
-def decode(given: bytes | Path, *, channels: int, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
+def common(heads: Iterable[tuple[str, Look]], size: Size | None) -> tuple[int, int, int]:
+    """(C, H, W) of images by some of their heads, each with its name: colour if one is; ``size``, or that of all.
+
+    Raises:
+        BadData: they differ in size, and ``size`` is left out.
+    """
+    (first, head), *others = seen = list(heads)
+    channels = max(one.channels for _, one in seen)
+    if size is not None:
+        return channels, *size
+    for name, other in others:
+        if (other.height, other.width) != (head.height, head.width):
+            raise unequal(first, (head.height, head.width), name, (other.height, other.width))
+    return channels, head.height, head.width
+
+
+def decode(given: bytes | Path, *, channels: int, where: str, size: Size | None = None) -> np.ndarray:
     """The pixels (channels,H,W) uint8 of an encoded image. An alpha channel is dropped, EXIF rotation not applied.
 
     Args:
         given: the file's bytes, or its path.
         channels: 1 or 3; a grey image becomes three equal channels where 3 are wanted.
         where: what the errors call the image.
-        size: (H, W) to resize to, bilinearly and antialiased; as it is where left out.
+        size: (H, W) to which `holdfast.data.size.cropped` brings it; as it is where left out.
 
     Raises:
         BadFile: not an image of an accepted format, damaged, truncated, or a decompression bomb.
-        BadData: more than 8 bits a channel, or a colour image where one channel is wanted.
+        BadData: more than 8 bits a channel, a colour image where one channel is wanted, or one too narrow to crop.
     """
-    from PIL import Image
-
     with _opened(given, where) as image:
         if channels == 1 and image.mode not in GREY:
             raise BadData(
@@ -60,9 +75,7 @@ def decode(given: bytes | Path, *, channels: int, where: str, size: tuple[int, i
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # the straight way warns, and takes the transparent colour's place for it
         pixels = image.convert("L" if channels == 1 else "RGB")
-        if size is not None and pixels.size != (size[1], size[0]):
-            pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        array = np.array(pixels, dtype=np.uint8)
+        array = np.array(pixels if size is None else cropped(pixels, size, where=where), dtype=np.uint8)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from holdfast.data.arrays import Arrays, from_pair
+from holdfast.data.size import Size, refuse
 from holdfast.data.source import numbered, pick_split
 from holdfast.foundation.registry import register
 
@@ -32,8 +33,9 @@ class Digits:
         return False
 
     @staticmethod
-    def open(path: Path | None = None, *, split: str | None = None) -> Arrays:
+    def open(path: Path | None = None, *, split: str | None = None, size: Size | None = None) -> Arrays:
         """The part ``split``: "train" or, by default, "test". Raises UnknownName for another one."""
+        refuse(size, "digits")
         part = pick_split(("train", "test"), split, where="digits")
         from sklearn.datasets import load_digits
 

@@ -11,9 +11,10 @@ from typing import ClassVar
 import numpy as np
 
 from holdfast.data.check import check_images
-from holdfast.data.decode import ENDINGS, Look, decode, look
+from holdfast.data.decode import ENDINGS, Look, common, decode, look
 from holdfast.data.fingerprint import digest, of_array, of_files
 from holdfast.data.reading import reading
+from holdfast.data.size import Size, marked, unequal
 from holdfast.data.source import Batch, locate, pick_split
 from holdfast.foundation.errors import BadData, BadFile, BadValue
 from holdfast.foundation.registry import register
@@ -42,7 +43,7 @@ class Folder:
     files: tuple[str, ...] = field(repr=False)
     ids: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
-    resize: bool = False
+    size: Size | None = None
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -51,13 +52,13 @@ class Folder:
         return _has_images(path) or any(_has_images(one) or _classes(one) for one in _folders(path))
 
     @staticmethod
-    def open(path: Path | None, *, split: str | None = None, size: tuple[int, int] | None = None) -> Folder:
+    def open(path: Path | None, *, split: str | None = None, size: Size | None = None) -> Folder:
         """The images below ``path``, or below ``path/split``.
 
         Args:
             path: the folder of the class folders, or of the splits' folders.
             split: the split's folder; where there are splits and none is asked for, the test or validation one.
-            size: (H, W) to resize every image to; left out, all must have one size.
+            size: (H, W) to which `holdfast.data.size.cropped` brings every image; left out, all must have one size.
 
         Raises:
             BadFile: no class folders, or a file that is no image.
@@ -87,7 +88,7 @@ class Folder:
         shape = _shape(root, files, size)
         ids = np.arange(len(files), dtype=np.int64)
         numbers = np.asarray(labels, dtype=np.int64)
-        return Folder(name, tuple(class_names), shape, root, tuple(files), ids, numbers, resize=size is not None)
+        return Folder(name, tuple(class_names), shape, root, tuple(files), ids, numbers, size)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,20 +96,18 @@ class Folder:
     def take(self, ids: np.ndarray | Sequence[int]) -> Batch:
         places = locate(self.ids, ids, where=self.name)
         images = np.empty((len(places), *self.shape), np.uint8)
-        size = (self.shape[1], self.shape[2]) if self.resize else None
         for row, place in enumerate(places):
             file = self.root / self.files[place]
-            image = decode(file, channels=self.shape[0], where=f"sample {place}: {file}", size=size)
+            image = decode(file, channels=self.shape[0], where=f"sample {place}: {file}", size=self.size)
             if image.shape != self.shape:
-                raise _unequal(self.root / self.files[0], self.shape[1:], file, image.shape[1:])
+                raise unequal(str(self.root / self.files[0]), self.shape[1:], str(file), image.shape[1:])
             images[row] = image
         if len(places):
             check_images(images, self.labels[places], where=self.name, ids=places, num_classes=len(self.class_names))
         return Batch(images, self.labels[places])
 
     def fingerprint(self) -> str:
-        size = str(self.shape) if self.resize else "as it is"
-        return digest(size, of_array(self.labels), of_files(self.root, self.files))
+        return marked(digest("as it is", of_array(self.labels), of_files(self.root, self.files)), self.size)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -139,24 +138,10 @@ def _images(path: Path) -> list[str]:
         return sorted(one.name for one in inside if _is_image(one))
 
 
-def _shape(root: Path, files: list[str], size: tuple[int, int] | None) -> tuple[int, int, int]:
+def _shape(root: Path, files: list[str], size: Size | None) -> tuple[int, int, int]:
     """(C, H, W) of all images, from the heads of up to `NUM_LOOKS` evenly spaced files."""
-    seen: dict[Look, Path] = {}
+    seen: dict[Look, str] = {}
     for place in np.unique(np.linspace(0, len(files) - 1, NUM_LOOKS).astype(int)):
         file = root / files[place]
-        seen.setdefault(look(file, where=str(file)), file)
-    channels = max(one.channels for one in seen)
-    if size is not None:
-        return channels, *size
-    (first, file), *others = seen.items()
-    for other, path in others:
-        if (other.height, other.width) != (first.height, first.width):
-            raise _unequal(file, (first.height, first.width), path, (other.height, other.width))
-    return channels, first.height, first.width
-
-
-def _unequal(first: Path, size: tuple[int, ...], second: Path, other: tuple[int, ...]) -> BadData:
-    return BadData(
-        f"the images differ in size (height, width): {first} has {size}, {second} has {other}",
-        hint="resize them all to one size first, or give Folder.open a size=(height, width)",
-    )
+        seen.setdefault(look(file, where=str(file)), str(file))
+    return common(((file, head) for head, file in seen.items()), size)

@@ -13,6 +13,7 @@ import numpy as np
 
 from holdfast.data.arrays import Arrays, from_pair
 from holdfast.data.reading import first_bytes, reading
+from holdfast.data.size import Size, refuse
 from holdfast.data.source import pick_split
 from holdfast.foundation.errors import BadFile, BadValue
 from holdfast.foundation.registry import register
@@ -41,10 +42,11 @@ class Idx:
         return path.suffix != ".bin" or _expected(path) == path.stat().st_size
 
     @staticmethod
-    def open(path: Path | None, *, split: str | None = None) -> Arrays:
+    def open(path: Path | None, *, split: str | None = None, size: Size | None = None) -> Arrays:
         """The test part (t10k) by default. Raises BadFile for files that are truncated, too long, or without labels."""
         if path is None:
             raise BadValue("idx needs a path", hint="give the folder of the IDX files")
+        refuse(size, str(path))
         name = path.name
         if path.is_dir():
             parts = _image_files(path)

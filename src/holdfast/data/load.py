@@ -9,13 +9,20 @@ from typing import Any
 from holdfast.data.arrays import from_pair
 from holdfast.data.items import from_dataset
 from holdfast.data.reading import first_bytes, reading
+from holdfast.data.size import Size, parsed
 from holdfast.data.source import Layout, Source, subset
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadFile, BadValue, UnknownName
 
 
 def load(
-    given: Any, *, split: str | None = None, limit: int | None = None, seed: int = 0, download: bool = False
+    given: Any,
+    *,
+    split: str | None = None,
+    size: int | str | Size | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    download: bool = False,
 ) -> Source:
     """A source of what ``given`` names or holds.
 
@@ -24,6 +31,8 @@ def load(
             pair (images, labels) of arrays or tensors; a map-style data set; or a source, which passes. A name wins over a
             file of that name: write "./digits" for the file.
         split: the part of a name or a path to read; by default the test part where there is one.
+        size: 224, "224x160" or (224, 160), height by width, to which `holdfast.data.size.cropped` brings every image of
+            a folder, of Parquet files, of tar shards or of hf:. Left out, all must have one size.
         limit: how many samples to draw; all where left out.
         seed: the seed of that draw; see `holdfast.data.source.subset`.
         download: what a library has to fetch may be fetched.
@@ -32,19 +41,24 @@ def load(
         UnknownName: a name or a split that is not there.
         BadFile: a path that is missing, damaged, or of no known kind; the error lists the kinds.
         BadData: images or labels that cannot be evaluated.
-        BadValue: an object of another kind, a split where there is none, a limit below 1.
+        BadValue: an object of another kind, a split or a size where there is none, a limit below 1.
     """
-    source = _source(given, split, download)
+    source = _source(given, split, None if size is None else parsed(size), download)
     return source if limit is None else subset(source, limit, seed)
 
 
-def _source(given: Any, split: str | None, download: bool) -> Source:
+def _source(given: Any, split: str | None, size: Size | None, download: bool) -> Source:
     if isinstance(given, (str, Path)):
-        return _named(given, split, download) if isinstance(given, str) else _at(given, split)
+        return _named(given, split, size, download) if isinstance(given, str) else _at(given, split, size)
     if split is not None:
         raise BadValue(
             f"split is {split!r}, and a {type(given).__name__} has no splits",
             hint="give the part itself, without split",
+        )
+    if size is not None:
+        raise BadValue(
+            f"size is {size[0]}x{size[1]}, and a {type(given).__name__} is not resized",
+            hint="bring the images to that size before, in the data set's transform for example",
         )
     if isinstance(given, Source):
         return given
@@ -60,27 +74,27 @@ def _source(given: Any, split: str | None, download: bool) -> Source:
     raise BadValue(f"a {kind.__name__} is no data that can be read", hint=f"{hint}; of a DataLoader, its .dataset")
 
 
-def _named(given: str, split: str | None, download: bool) -> Source:
+def _named(given: str, split: str | None, size: Size | None, download: bool) -> Source:
     name, colon, part = given.partition(":")
     if colon and name in registry.names("library"):
-        return registry.load("library", name)(part, split=split, download=download)
+        return registry.load("library", name)(part, split=split, size=size, download=download)
     if name not in registry.names("data") or _layout(name).needs_path:
         looks_like_name = name.replace("_", "").isalnum()
         if looks_like_name and not Path(given).exists():
             named = [one for one in registry.names("data") if not _layout(one).needs_path]
             unknown = UnknownName.among("data set", name, named)
             raise UnknownName(unknown.message, hint=f"{unknown.hint}; or the path of a file or folder that exists")
-        return _at(Path(given), split)
+        return _at(Path(given), split, size)
     if colon and split is not None and split != part:
         raise BadValue(f"{given!r} and split={split!r} disagree", hint="name the split once")
-    return _layout(name).open(None, split=part if colon else split)
+    return _layout(name).open(None, split=part if colon else split, size=size)
 
 
 def _layout(name: str) -> Layout:
     return registry.load("data", name)
 
 
-def _at(path: Path, split: str | None) -> Source:
+def _at(path: Path, split: str | None, size: Size | None) -> Source:
     """The source at a path, by what lies there."""
     with reading(path, what="data"):
         path = path.expanduser()
@@ -89,7 +103,7 @@ def _at(path: Path, split: str | None) -> Source:
     layouts = [layout for layout in map(_layout, registry.names("data")) if layout.needs_path]
     found = [layout for layout in layouts if layout.recognises(path)]
     if len(found) == 1:
-        return found[0].open(path, split=split)
+        return found[0].open(path, split=split, size=size)
     looked_for = "; ".join(layout.looks_for for layout in found or layouts)
     if found:
         raise BadFile(

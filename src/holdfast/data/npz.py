@@ -11,6 +11,7 @@ import numpy as np
 from holdfast.data.arrays import Arrays, from_pair
 from holdfast.data.channels import channels_first
 from holdfast.data.reading import first_bytes, reading
+from holdfast.data.size import Size, refuse
 from holdfast.foundation.errors import BadFile, BadValue, UnknownName
 from holdfast.foundation.registry import register
 
@@ -35,7 +36,7 @@ class Npz:
         return path.is_file() and first_bytes(path, 4) in (b"PK\x03\x04", b"PK\x05\x06")
 
     @staticmethod
-    def open(path: Path | None, *, split: str | None = None) -> Arrays:
+    def open(path: Path | None, *, split: str | None = None, size: Size | None = None) -> Arrays:
         """The arrays without a suffix; else those with ``_test``; those with ``_SPLIT`` where a split is asked for.
 
         Raises:
@@ -45,6 +46,7 @@ class Npz:
         """
         if path is None:
             raise BadValue("npz needs a path", hint="give the path of an .npz file")
+        refuse(size, str(path))
         with reading(path, what="an .npz archive"):
             with zipfile.ZipFile(path) as archive:
                 names = [member.filename for member in archive.infolist()]

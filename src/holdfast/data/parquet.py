@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from holdfast.data.check import check_images
-from holdfast.data.decode import decode, look
+from holdfast.data.decode import common, decode, look
 from holdfast.data.fingerprint import digest, of_file
 from holdfast.data.reading import first_bytes, reading
+from holdfast.data.size import Size, marked, unequal
 from holdfast.data.source import Batch, locate, numbered, pick_split
 from holdfast.foundation.errors import BadData, BadFile, BadValue
 from holdfast.foundation.registry import register
@@ -57,6 +58,7 @@ class Parquet:
     groups: tuple[Group, ...] = field(repr=False)
     ids: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    size: Size | None = None
     held: dict[int, Any] = field(default_factory=dict, repr=False)  # a cache; it never changes what is returned
     holding: Lock = field(default_factory=Lock, repr=False)
 
@@ -67,8 +69,10 @@ class Parquet:
         return path.is_file() and first_bytes(path, 4) == b"PAR1"
 
     @staticmethod
-    def open(path: Path | None, *, split: str | None = None) -> Parquet:
+    def open(path: Path | None, *, split: str | None = None, size: Size | None = None) -> Parquet:
         """The files whose names begin with the split (``test-00000-of-00001.parquet``); by default the test part.
+
+        ``size`` (H, W): to which `holdfast.data.size.cropped` brings every image; left out, all must have one size.
 
         Raises:
             BadFile: truncated or damaged, other columns, or pyarrow is not installed.
@@ -83,7 +87,7 @@ class Parquet:
         part = pick_split(parts, split, where=str(path))
         name = path.name if path.is_file() else f"{path.name}:{part}"
         groups, labels, columns, class_names = _scan(parts[part])
-        source = Parquet(name, class_names, (0, 0, 0), columns[0], groups, np.arange(len(labels)), labels)
+        source = Parquet(name, class_names, (0, 0, 0), columns[0], groups, np.arange(len(labels)), labels, size)
         return replace(source, shape=source._look())
 
     def __len__(self) -> int:
@@ -98,21 +102,18 @@ class Parquet:
             cells = self._cells(int(group))
             for row in np.flatnonzero(owner == group):
                 place = int(places[row])
-                image = decode(
-                    self._bytes(cells, place - starts[group], place), channels=self.shape[0], where=self._at(place)
-                )
+                where, data = self._at(place), self._bytes(cells, place - starts[group], place)
+                image = decode(data, channels=self.shape[0], where=where, size=self.size)
                 if image.shape != self.shape:
-                    raise BadData(
-                        f"{self._at(place)} is {image.shape[1:]} (height, width), the first one {self.shape[1:]}",
-                        hint="write the images in one size",
-                    )
+                    raise unequal("the first image", self.shape[1:], where, image.shape[1:])
                 images[row] = image
         if len(places):
             check_images(images, self.labels[places], where=self.name, ids=places, num_classes=len(self.class_names))
         return Batch(images, self.labels[places])
 
     def fingerprint(self) -> str:
-        return digest(*(of_file(path) for path in dict.fromkeys(group.path for group in self.groups)))
+        files = dict.fromkeys(group.path for group in self.groups)
+        return marked(digest(*(of_file(path) for path in files)), self.size)
 
     def _at(self, place: int) -> str:
         return f"sample {place} of {self.name}"
@@ -138,11 +139,11 @@ class Parquet:
         return data
 
     def _look(self) -> tuple[int, int, int]:
-        """The shape of the first image; colour if one of the first `NUM_LOOKS` is."""
+        """The shape of the first `NUM_LOOKS` images; colour if one of them is."""
         cells = self._cells(0)
         rows = range(min(NUM_LOOKS, len(cells)))
-        seen = [look(self._bytes(cells, row, row), where=self._at(row)) for row in rows]
-        return max(one.channels for one in seen), seen[0].height, seen[0].width
+        heads = ((self._at(row), look(self._bytes(cells, row, row), where=self._at(row))) for row in rows)
+        return common(heads, self.size)
 
 
 def _pyarrow() -> Any:

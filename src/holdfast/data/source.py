@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from holdfast.data.fingerprint import digest, of_array
+from holdfast.data.size import Size
 from holdfast.foundation.errors import BadData, BadValue, UnknownName
 
 
@@ -79,8 +80,14 @@ class Layout(Protocol):
         ...
 
     @staticmethod
-    def open(path: Path | None, *, split: str | None) -> Source:
-        """The data at ``path``. Raises BadFile or BadData where it is broken, UnknownName for a split it lacks."""
+    def open(path: Path | None, *, split: str | None, size: Size | None) -> Source:
+        """The data at ``path``, brought to ``size`` by `holdfast.data.size.cropped` where that is given.
+
+        Raises:
+            BadFile, BadData: it is broken.
+            UnknownName: a split it lacks.
+            BadValue: a size, and the images are not encoded.
+        """
         ...
 
 

@@ -14,9 +14,10 @@ from typing import BinaryIO, ClassVar, NamedTuple
 import numpy as np
 
 from holdfast.data.check import check_images
-from holdfast.data.decode import ENDINGS, decode, look
+from holdfast.data.decode import ENDINGS, common, decode, look
 from holdfast.data.fingerprint import digest, of_array, of_file
 from holdfast.data.reading import reading
+from holdfast.data.size import Size, marked, unequal
 from holdfast.data.source import Batch, locate, numbered, pick_split
 from holdfast.foundation.errors import BadData, BadFile, BadValue, HoldfastError
 from holdfast.foundation.registry import register
@@ -50,15 +51,18 @@ class WebDataset:
     members: tuple[str, ...] = field(repr=False)
     ids: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
-    places: np.ndarray = field(repr=False)  # (n, 3): shard, offset and size of each image
+    places: np.ndarray = field(repr=False)  # (n, 3): shard, offset and size in bytes of each image
+    size: Size | None = None
 
     @staticmethod
     def recognises(path: Path) -> bool:
         return bool(_parts(path))
 
     @staticmethod
-    def open(path: Path | None, *, split: str | None = None) -> WebDataset:
+    def open(path: Path | None, *, split: str | None = None, size: Size | None = None) -> WebDataset:
         """The shards of a split: of its folder, or those with its name as a word in theirs (``x-test-000.tar``).
+
+        ``size`` (H, W): to which `holdfast.data.size.cropped` brings every image; left out, all must have one size.
 
         Raises:
             BadFile: a shard that is truncated, damaged, compressed, or holds links or devices; with the member.
@@ -89,6 +93,7 @@ class WebDataset:
             ids=np.arange(len(found), dtype=np.int64),
             labels=labels,
             places=np.array([(number, one.offset, one.size) for number, one in found], dtype=np.int64),
+            size=size,
         )
         return replace(source, shape=source._look())
 
@@ -99,17 +104,14 @@ class WebDataset:
         asked = locate(self.ids, ids, where=self.name)
         images = np.empty((len(asked), *self.shape), np.uint8)
         for row, where, data in self._encoded(asked):
-            image = decode(data, channels=self.shape[0], where=where)
+            image = decode(data, channels=self.shape[0], where=where, size=self.size)
             if image.shape != self.shape:
-                raise BadData(
-                    f"{where} is {image.shape[1:]} (height, width), the first image {self.shape[1:]}",
-                    hint="write the images in one size",
-                )
+                raise unequal("the first image", self.shape[1:], where, image.shape[1:])
             images[row] = image
         return Batch(images, self.labels[asked])
 
     def fingerprint(self) -> str:
-        return digest(of_array(self.labels), *(of_file(shard) for shard in self.shards))
+        return marked(digest(of_array(self.labels), *(of_file(shard) for shard in self.shards)), self.size)
 
     def _encoded(self, asked: np.ndarray) -> Iterator[tuple[int, str, bytes]]:
         """Row, description and bytes of the images at some places, each shard opened once."""
@@ -126,10 +128,9 @@ class WebDataset:
                     yield int(row), f"sample {asked[row]}: {self.members[asked[row]]} in {shard}", data
 
     def _look(self) -> tuple[int, int, int]:
-        """The shape of the first image; colour if one of `NUM_LOOKS` evenly spaced ones is."""
+        """The shape of `NUM_LOOKS` evenly spaced images; colour if one of them is."""
         some = np.unique(np.linspace(0, len(self) - 1, NUM_LOOKS).astype(int))
-        seen = [look(data, where=where) for _, where, data in self._encoded(some)]
-        return max(one.channels for one in seen), seen[0].height, seen[0].width
+        return common(((where, look(data, where=where)) for _, where, data in self._encoded(some)), self.size)
 
 
 class _Member(NamedTuple):

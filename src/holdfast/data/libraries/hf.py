@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from holdfast.data.check import check_images
-from holdfast.data.decode import decode, look
+from holdfast.data.decode import common, decode, look
 from holdfast.data.fingerprint import BLOCKS, digest, of_array
 from holdfast.data.parquet import IMAGES, LABELS, NUM_LOOKS
+from holdfast.data.size import Size, marked, unequal
 from holdfast.data.source import Batch, Source, locate, numbered, pick_split
 from holdfast.foundation.errors import BadData, BadFile
 from holdfast.foundation.extras import missing, offline
@@ -32,6 +33,7 @@ class Table:
     ids: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
     rows: Any = field(repr=False)
+    size: Size | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,12 +43,9 @@ class Table:
         images = np.empty((len(places), *self.shape), np.uint8)
         for row, place in enumerate(places):
             where = f"sample {place} of {self.name}"
-            image = decode(_bytes(self.rows, int(place), where), channels=self.shape[0], where=where)
+            image = decode(_bytes(self.rows, int(place), where), channels=self.shape[0], where=where, size=self.size)
             if image.shape != self.shape:
-                raise BadData(
-                    f"{where} is {image.shape[1:]} (height, width), the first one {self.shape[1:]}",
-                    hint="resize the images of the data set to one size",
-                )
+                raise unequal("the first image", self.shape[1:], where, image.shape[1:])
             images[row] = image
         if len(places):
             check_images(images, self.labels[places], where=self.name, ids=places, num_classes=len(self.class_names))
@@ -56,11 +55,11 @@ class Table:
         """Counts all labels, and the bytes of up to `BLOCKS` evenly spaced images, because reading one may be slow."""
         some = np.unique(np.linspace(0, len(self) - 1, BLOCKS).astype(np.int64))
         parts = [np.frombuffer(_bytes(self.rows, int(place), self.name), np.uint8) for place in some]
-        return digest(of_array(self.labels), *map(of_array, parts))
+        return marked(digest(of_array(self.labels), *map(of_array, parts)), self.size)
 
 
 @register
-def open_hf(named: str, *, split: str | None, download: bool) -> Source:
+def open_hf(named: str, *, split: str | None, size: Size | None, download: bool) -> Source:
     """hf:FOLDER of save_to_disk, or hf:OWNER/NAME of the hub: columns image or img, and label, labels or fine_label.
 
     A name is looked up in the local cache, and fetched only with ``--download``. Images are decoded here, from the bytes in
@@ -90,10 +89,10 @@ def open_hf(named: str, *, split: str | None, download: bool) -> Source:
             enable_progress_bar()
     parts = held if isinstance(held, dict) else {split or "all": held}
     part = pick_split(map(str, parts), split, where=f"hf:{named}")
-    return _table(parts[part], name=f"{folder.name}:{part}" if isinstance(held, dict) else folder.name)
+    return _table(parts[part], name=f"{folder.name}:{part}" if isinstance(held, dict) else folder.name, size=size)
 
 
-def _table(rows: Any, *, name: str) -> Table:
+def _table(rows: Any, *, name: str, size: Size | None = None) -> Table:
     import datasets
 
     found = [next((one for one in names if one in rows.column_names), None) for names in (IMAGES, LABELS)]
@@ -116,14 +115,15 @@ def _table(rows: Any, *, name: str) -> Table:
     heads = []
     for place in range(min(NUM_LOOKS, len(encoded))):
         sample = f"sample {place} of {name}"
-        heads.append(look(_bytes(encoded, place, sample), where=sample))
+        heads.append((sample, look(_bytes(encoded, place, sample), where=sample)))
     return Table(
         name=name,
         class_names=tuple(names) if names else numbered(int(labels.max()) + 1),
-        shape=(max(one.channels for one in heads), heads[0].height, heads[0].width),
+        shape=common(heads, size),
         ids=np.arange(len(rows), dtype=np.int64),
         labels=labels.astype(np.int64),
         rows=encoded,
+        size=size,
     )
 
 

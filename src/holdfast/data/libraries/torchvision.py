@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.data.items import from_dataset
+from holdfast.data.size import Size, refuse
 from holdfast.data.source import Source, pick_split
 from holdfast.foundation.errors import BadFile, BadValue, UnknownName
 from holdfast.foundation.extras import missing
@@ -24,7 +25,7 @@ _SETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @register
-def open_torchvision(named: str, *, split: str | None, download: bool) -> Source:
+def open_torchvision(named: str, *, split: str | None, size: Size | None, download: bool) -> Source:
     """torchvision:SET:FOLDER, for example torchvision:MNIST:data; fetched into that folder only with --download."""
     name, colon, folder = named.partition(":")
     if name in ("CIFAR10", "CIFAR100"):
@@ -36,6 +37,7 @@ def open_torchvision(named: str, *, split: str | None, download: bool) -> Source
         raise UnknownName.among("set of torchvision", name, _SETS)
     if not colon or not folder:
         raise BadValue(f"torchvision:{named} names no folder", hint=f"write torchvision:{name}:FOLDER")
+    refuse(size, f"torchvision:{name}")
     try:
         from torchvision import datasets
     except Exception as error:  # a torchvision of another torch fails with RuntimeError
