@@ -321,3 +321,15 @@ def test_the_probe_leaves_everything_as_it_was():
     assert probe(net, SHAPE) == 256
     assert net.training and torch.equal(torch.get_rng_state(), rng)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_weights_that_name_their_classes_need_no_option(tmp_path):
+    net = SmallCNN(size=16, width=2, hidden=4, classes=3)
+    given = {"shape": SHAPE, "options": {"width": 2, "hidden": 4}}
+    for told, wanted in (('["a", "b", "c"]', 3), ("[]", None), ("{", None), ('"abc"', None)):
+        save_file(net.state_dict(), tmp_path / "w.safetensors", metadata={"classes": told})
+        if wanted:
+            assert load("net:small_cnn", weights=tmp_path / "w.safetensors", **given).classes == wanted
+        else:
+            with pytest.raises(BadModel):
+                load("net:small_cnn", weights=tmp_path / "w.safetensors", **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +70,7 @@ def load(
             Where the origin says another size, the images are resized in front of the model.
         classes: number of classes, if known; the model must agree.
         options: keyword arguments of the net or the factory. A registered net takes ``channels``, ``size`` and
-            ``classes`` from ``shape`` and ``classes`` unless they are here.
+            ``classes`` from ``shape`` and ``classes``, or from what its weights say of themselves, unless they are here.
         device: where to evaluate: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` (`holdfast.models.device`).
         trust_code: code that comes with the model may run.
         download: what is not on this machine may be fetched.
@@ -107,7 +108,8 @@ def load(
             found = origin.open(str(given), Asked(dict(options or {}), pretrained, trust_code, download))
             module, name, differentiable = found.module, found.name, found.differentiable
         else:
-            module, name = _built(given, dict(options or {}), image, classes, {} if read is None else read.state)
+            told = classes if read is None else classes or _classes(read.metadata)
+            module, name = _built(given, dict(options or {}), image, told, {} if read is None else read.state)
     if isinstance(given, Model):
         declared = {**given.declared, **declared}
         image, classes = image or given.shape, classes or given.classes
@@ -155,6 +157,15 @@ def load(
         class_names=class_names if len(class_names) == outputs else (),
         differentiable=differentiable,
     )
+
+
+def _classes(metadata: Mapping[str, str]) -> int | None:
+    """How many classes weights say that they were trained on, as `holdfast.training.checkpoint` writes it; None: nothing."""
+    try:
+        names = json.loads(metadata.get("classes", ""))
+    except ValueError:
+        return None
+    return len(names) if isinstance(names, list) and names else None
 
 
 def build(
