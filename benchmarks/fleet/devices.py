@@ -13,7 +13,7 @@ import numpy as np
 from fleet.costs import Costs
 from fleet.slots import Order, Work, worked
 from fleet.trace import Task, Trace
-from holdfast.ascent.engine import _breadth_first
+from holdfast.ascent.engine import breadth_first
 from holdfast.audit.ranks import CHUNK, shares
 
 PARTS = ("rows", "batches", "records", "counters", "tail", "agreement", "merge", "start and end")
@@ -53,7 +53,7 @@ class Rule:
 
     portions: Portions = dealt
     slots: Callable[[Task, int, int], int] = lambda task, world, slots: slots
-    order: Order = _breadth_first
+    order: Order = breadth_first
     barrier: bool = True
     """Whether a stage begins when all have ended the one before. If not, nobody waits even for verdicts that he needs."""
     merging: bool = True

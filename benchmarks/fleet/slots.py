@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from fleet.trace import Task
-from holdfast.ascent.engine import PATIENCE, _breadth_first
+from holdfast.ascent.engine import PATIENCE, breadth_first
 
 Order = Callable[[Iterable[Sequence[int]], int], Iterator[tuple[int, int]]]
 """Portions of samples, searches of each -> (sample, search) in the order in which they are begun."""
@@ -33,7 +33,7 @@ class Work(NamedTuple):
     points: int = 0
 
 
-def worked(task: Task, portions: Iterable[Sequence[int]], slots: int, order: Order = _breadth_first) -> Iterator[Work]:
+def worked(task: Task, portions: Iterable[Sequence[int]], slots: int, order: Order = breadth_first) -> Iterator[Work]:
     """The work of one process on a stage, as it does it. A portion is drawn when slots are free, never earlier."""
     searches, width = task.searches, task.steps.shape[1]
     ahead = order(portions, width)

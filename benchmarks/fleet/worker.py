@@ -59,14 +59,16 @@ class Hunt(engine.Hunt):
         self.log: dict[str, Any] = {"stage": self.stage, "slots": self.slots, "begun": [], "steps": [], "judged": []}
         HUNTS.append(self.log)
 
-    def _begin(self, feed, places):
-        return self._clocked("begun", len(places), lambda: super(Hunt, self)._begin(feed, places))
+    def _begin(self, feed, places, fail):
+        if not places:
+            return super()._begin(feed, places, fail)
+        return self._clocked("begun", len(places), lambda: super(Hunt, self)._begin(feed, places, fail))
 
-    def _step(self, flight):
-        return self._clocked("steps", len(flight), lambda: super(Hunt, self)._step(flight))
+    def _step(self, flight, fail):
+        return self._clocked("steps", len(flight), lambda: super(Hunt, self)._step(flight, fail))
 
-    def _judge(self, flight):
-        return iter(self._clocked("judged", len(flight), lambda: list(super(Hunt, self)._judge(flight))))
+    def _judge(self, flight, fail):
+        return iter(self._clocked("judged", len(flight), lambda: list(super(Hunt, self)._judge(flight, fail))))
 
     def _clocked(self, kind: str, rows: int, work: Callable[[], Any]) -> Any:
         began = time.process_time()
