@@ -54,6 +54,18 @@ def common(heads: Iterable[tuple[str, Look]], size: Size | None) -> tuple[int, i
     return channels, head.height, head.width
 
 
+def decoded(given: bytes, shape: tuple[int, int, int], *, where: str, size: Size | None) -> np.ndarray:
+    """`decode` of an image of a set whose images are of this shape (C, H, W), by the first of them.
+
+    Raises:
+        BadData: it is of another size; and as `decode` does.
+    """
+    image = decode(given, channels=shape[0], where=where, size=size)
+    if image.shape != shape:
+        raise unequal("the first image", shape[1:], where, image.shape[1:])
+    return image
+
+
 def decode(given: bytes | Path, *, channels: int, where: str, size: Size | None = None) -> np.ndarray:
     """The pixels (channels,H,W) uint8 of an encoded image. An alpha channel is dropped, EXIF rotation not applied.
 

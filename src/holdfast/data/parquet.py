@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from holdfast.data.check import check_images
-from holdfast.data.decode import common, decode, look
+from holdfast.data.decode import common, decoded, look
 from holdfast.data.fingerprint import digest, of_file
 from holdfast.data.reading import first_bytes, reading
-from holdfast.data.size import Size, marked, unequal
+from holdfast.data.size import Size, marked
 from holdfast.data.source import Batch, locate, numbered, pick_split
 from holdfast.foundation.errors import BadData, BadFile, BadValue
 from holdfast.foundation.registry import register
@@ -103,10 +103,7 @@ class Parquet:
             for row in np.flatnonzero(owner == group):
                 place = int(places[row])
                 where, data = self._at(place), self._bytes(cells, place - starts[group], place)
-                image = decode(data, channels=self.shape[0], where=where, size=self.size)
-                if image.shape != self.shape:
-                    raise unequal("the first image", self.shape[1:], where, image.shape[1:])
-                images[row] = image
+                images[row] = decoded(data, self.shape, where=where, size=self.size)
         if len(places):
             check_images(images, self.labels[places], where=self.name, ids=places, num_classes=len(self.class_names))
         return Batch(images, self.labels[places])

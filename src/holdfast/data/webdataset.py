@@ -14,10 +14,10 @@ from typing import BinaryIO, ClassVar, NamedTuple
 import numpy as np
 
 from holdfast.data.check import check_images
-from holdfast.data.decode import ENDINGS, common, decode, look
+from holdfast.data.decode import ENDINGS, common, decoded, look
 from holdfast.data.fingerprint import digest, of_array, of_file
 from holdfast.data.reading import reading
-from holdfast.data.size import Size, marked, unequal
+from holdfast.data.size import Size, marked
 from holdfast.data.source import Batch, locate, numbered, pick_split
 from holdfast.foundation.errors import BadData, BadFile, BadValue, HoldfastError
 from holdfast.foundation.registry import register
@@ -104,10 +104,7 @@ class WebDataset:
         asked = locate(self.ids, ids, where=self.name)
         images = np.empty((len(asked), *self.shape), np.uint8)
         for row, where, data in self._encoded(asked):
-            image = decode(data, channels=self.shape[0], where=where, size=self.size)
-            if image.shape != self.shape:
-                raise unequal("the first image", self.shape[1:], where, image.shape[1:])
-            images[row] = image
+            images[row] = decoded(data, self.shape, where=where, size=self.size)
         return Batch(images, self.labels[asked])
 
     def fingerprint(self) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from holdfast.data.check import check_images
-from holdfast.data.decode import common, decode, look
+from holdfast.data.decode import common, decoded, look
 from holdfast.data.fingerprint import BLOCKS, digest, of_array
 from holdfast.data.parquet import IMAGES, LABELS, NUM_LOOKS
-from holdfast.data.size import Size, marked, unequal
+from holdfast.data.size import Size, marked
 from holdfast.data.source import Batch, Source, locate, numbered, pick_split
 from holdfast.foundation.errors import BadData, BadFile
 from holdfast.foundation.extras import missing, offline
@@ -43,10 +43,8 @@ class Table:
         images = np.empty((len(places), *self.shape), np.uint8)
         for row, place in enumerate(places):
             where = f"sample {place} of {self.name}"
-            image = decode(_bytes(self.rows, int(place), where), channels=self.shape[0], where=where, size=self.size)
-            if image.shape != self.shape:
-                raise unequal("the first image", self.shape[1:], where, image.shape[1:])
-            images[row] = image
+            data = _bytes(self.rows, int(place), where)
+            images[row] = decoded(data, self.shape, where=where, size=self.size)
         if len(places):
             check_images(images, self.labels[places], where=self.name, ids=places, num_classes=len(self.class_names))
         return Batch(images, self.labels[places])
