@@ -16,9 +16,10 @@ from fleet.devices import Rule, Seat, Spent, audit, by_portion, chunks, dealt, e
 from fleet.slots import worked
 from fleet.trace import Task, Trace
 from holdfast.ascent.attack import Attack
-from holdfast.ascent.engine import Batch, Hunt, Verdict
+from holdfast.ascent.engine import Batch, Hunt
 from holdfast.ascent.meter import Meter
 from holdfast.ascent.state import Rows, State
+from holdfast.ascent.verdict import Verdict
 from holdfast.audit.estimate import Pace
 from holdfast.losses import margin
 from holdfast.threats.linf import Linf

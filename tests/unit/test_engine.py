@@ -13,10 +13,11 @@ from torch import Tensor
 
 from holdfast import keys
 from holdfast.ascent.attack import Attack
-from holdfast.ascent.engine import PATIENCE, Batch, Ended, Hunt, Verdict, default_slots
+from holdfast.ascent.engine import PATIENCE, Batch, Hunt, default_slots
 from holdfast.ascent.gradient import evaluate
 from holdfast.ascent.meter import Meter
 from holdfast.ascent.state import State, observe
+from holdfast.ascent.verdict import Ended, Verdict
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.bim import BIM
 from holdfast.attacks.pgd import PGD

@@ -14,9 +14,10 @@ from test_engine import GRID, NEVER, WAYS, Counting, Door, Walk, decided, hunt_f
 from torch import Tensor
 
 from holdfast.ascent import engine
-from holdfast.ascent.engine import Ended, Hunt, Verdict
+from holdfast.ascent.engine import Hunt
 from holdfast.ascent.halves import halves, short_of_memory, told
 from holdfast.ascent.meter import Meter
+from holdfast.ascent.verdict import Ended, Verdict
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.pgd import PGD
 from holdfast.foundation.errors import BadFile, BadModel

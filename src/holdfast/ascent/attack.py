@@ -18,6 +18,7 @@ from holdfast.ascent.frozen import frozen
 from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows, State
+from holdfast.ascent.verdict import Verdict
 from holdfast.foundation.errors import BadData, BadModel, BadValue
 from holdfast.foundation.registry import name_of
 from holdfast.losses import Loss, margin
@@ -236,7 +237,7 @@ class _Collected:
         self.forwards = torch.ones_like(y)
         self.backwards = torch.zeros_like(y)
 
-    def add(self, place: int, verdict: engine.Verdict) -> None:
+    def add(self, place: int, verdict: Verdict) -> None:
         if verdict.x is not None:
             self.x[place], self.distance[place] = verdict.x, verdict.distance
         self.fooled[place] = verdict.fooled

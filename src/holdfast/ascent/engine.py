@@ -1,4 +1,4 @@
-"""Keeps a fixed number of slots filled with searches, and judges every search that ends.
+"""Keeps a fixed number of slots filled with searches, and has every search judged that ends.
 
 Peers run every sample for every iteration of every restart. Here a row leaves as soon as it has fooled or is done, the next
 row takes its slot, and the other searches of a fooled sample are never begun. Which search decides a sample does not depend
@@ -9,19 +9,21 @@ What does not fit into memory is done again in halves (`holdfast.ascent.halves`)
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from holdfast import keys
+from holdfast.ascent.flight import Flight
 from holdfast.ascent.halves import halves, told
+from holdfast.ascent.judge import handed_in, judged
 from holdfast.ascent.meter import Classifier, Meter
-from holdfast.ascent.state import Rows, State, join, observe, take
+from holdfast.ascent.state import Rows, State
+from holdfast.ascent.verdict import Ended, Sample, Verdict
 from holdfast.foundation.errors import BadModel
 from holdfast.threats.threat import Threat
 
@@ -60,85 +62,6 @@ class Batch(NamedTuple):
         return self.x[positions], self.y[positions]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """One search that has ended and was judged. ``x``, (C, H, W), is kept where it is asked for or where it fooled."""
-
-    position: int
-    search: int
-    label: int
-    fooled: bool
-    predicted: int
-    value: float
-    margin: float
-    distance: float
-    steps: int
-    forwards: int
-    backwards: int
-    x: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Verdict(Ended):
-    """The outcome for one sample: its deciding search, with the evaluations of all searches up to that one added up."""
-
-
-@dataclass
-class _Sample:
-    """The ended searches of one sample that has no verdict yet; ``minimal``: whether the nearest success decides."""
-
-    minimal: bool
-    ended: dict[int, Ended] = field(default_factory=dict)
-    claimed: set[int] = field(default_factory=set)
-    """Searches that say they succeeded and are not judged yet."""
-    broken_off: dict[int, str] = field(default_factory=dict)
-    """Searches in which the model failed, and how."""
-
-    def add(self, event: Ended) -> None:
-        self.claimed.discard(event.search)
-        if event.x is not None and (self.minimal or not event.fooled):
-            # Of the searches that failed, or that only the nearest of can count, one point can still be asked for.
-            rivals = [e for e in self.ended.values() if self.minimal or not e.fooled]
-            if any(_rank(e) <= _rank(event) for e in rivals):
-                event = dataclasses.replace(event, x=None)
-            else:
-                self.ended |= {e.search: dataclasses.replace(e, x=None) for e in rivals}
-        self.ended[event.search] = event
-
-    def wants(self, search: int) -> bool:
-        if search in self.ended or any(other <= search for other in self.broken_off):
-            return False
-        return self.minimal or not any(e.fooled and e.search < search for e in self.ended.values())
-
-    def undecidable(self) -> str | None:
-        """How the model failed in a search that the verdict depends on, if it did."""
-        if not self.broken_off:
-            return None
-        first = min(self.broken_off)
-        decided = all(search in self.ended for search in range(first))
-        return self.broken_off[first] if decided else None
-
-    def decide(self, width: int) -> Verdict | None:
-        """The verdict that the ended searches allow, or none yet.
-
-        Of a budget attack: its first success, if all before it failed. Of a minimal attack: the nearest success of all.
-        """
-        for search in range(width):
-            if search not in self.ended:  # also where the model failed
-                return None
-            if self.ended[search].fooled and not self.minimal:
-                break
-        considered = [self.ended[i] for i in range(search + 1)]
-        last = considered[-1]
-        chosen = last if last.fooled and not self.minimal else min(considered, key=_rank)
-        return dataclasses.replace(
-            Verdict(**vars(chosen)),
-            margin=min(e.margin for e in considered),
-            forwards=sum(e.forwards for e in considered),
-            backwards=sum(e.backwards for e in considered),
-        )
-
-
 def breadth_first(portions: Iterable[Sequence[int]], width: int) -> Iterator[tuple[int, int]]:
     """The first search of every position, as the portions come, then the second of all, and so on."""
     positions = []
@@ -147,11 +70,6 @@ def breadth_first(portions: Iterable[Sequence[int]], width: int) -> Iterator[tup
             positions.append(position)
             yield position, 0
     yield from ((position, search) for search in range(1, width) for position in positions)
-
-
-def _rank(event: Ended) -> tuple[bool, float]:
-    """Smaller is better: a near success, then a far one, then a failure of a large loss."""
-    return (False, event.distance) if event.fooled else (True, -event.value)
 
 
 @dataclass
@@ -206,18 +124,18 @@ class Hunt:
         """
         count, width = self.targets.shape
         minimal = self.attack.goal == "minimal"
-        samples: dict[int, _Sample] = {}
+        samples: dict[int, Sample] = {}
         resolved = bytearray(count)
         ahead = breadth_first([range(count)] if portions is None else portions, width)
         put_back: deque[tuple[int, int]] = deque()
         deferred: list[tuple[int, int]] = []
-        flight = _Flight()
-        waiting: list[_Flight] = []
-        returned: deque[_Flight] = deque()
+        flight = Flight()
+        waiting: list[Flight] = []
+        returned: deque[Flight] = deque()
         since = 0
 
         def settle(event: Ended) -> Iterator[Ended]:
-            sample = samples.setdefault(event.position, _Sample(minimal))
+            sample = samples.setdefault(event.position, Sample(minimal))
             sample.add(event)
             verdict = sample.decide(width)
             if verdict is not None:
@@ -244,7 +162,7 @@ class Hunt:
                     hint="look for divisions by zero, logarithms of zero or half-precision overflow in the model",
                 )
             if wanted(position, search):
-                sample = samples.setdefault(position, _Sample(minimal))
+                sample = samples.setdefault(position, Sample(minimal))
                 sample.claimed.discard(search)
                 sample.broken_off[search] = happened
                 give_up(position)
@@ -252,7 +170,7 @@ class Hunt:
         def wanted(position: int, search: int) -> bool:
             return not resolved[position] and (position not in samples or samples[position].wants(search))
 
-        def still_wanted(flight: _Flight) -> _Flight:
+        def still_wanted(flight: Flight) -> Flight:
             return flight.only([i for i, place in enumerate(flight.place) if wanted(*place)])
 
         for event in before:
@@ -278,7 +196,7 @@ class Hunt:
                 else:
                     fresh.append(place)
             begun = self._begin(feed, fresh, fail)
-            flight = _Flight.joined([*parts, begun] if len(begun) else parts)
+            flight = Flight.joined([*parts, begun] if len(begun) else parts)
             if len(begun) < len(fresh):
                 flight = still_wanted(flight)
                 continue
@@ -287,14 +205,16 @@ class Hunt:
                 not len(flight) or pending >= self.slots or since >= PATIENCE or (deferred and len(flight) < self.slots)
             ):
                 since = 0
-                for event, back in self._judge(_Flight.joined(waiting), fail):
+                for found in self._judge(Flight.joined(waiting), fail):
                     # A search that ran ahead of a success, of its own batch even, is dropped.
-                    if back is not None and wanted(*back.place[0]):
-                        position, search = back.place[0]
+                    position, search = found.place[0] if isinstance(found, Flight) else (found.position, found.search)
+                    if not wanted(position, search):
+                        continue
+                    if isinstance(found, Flight):
                         samples[position].claimed.discard(search)
-                        returned.append(back)
-                    if event is not None and wanted(event.position, event.search):
-                        yield from settle(event)
+                        returned.append(found)
+                    else:
+                        yield from settle(found)
                 waiting = []
                 put_back.extend(deferred)
                 deferred = []
@@ -316,37 +236,37 @@ class Hunt:
                 flight = flight.only([i for i, leaves in enumerate(leaving) if not leaves])
                 for (position, search), claim in zip(out.place, out.state.fooled.tolist()):  # type: ignore[union-attr]
                     if claim:
-                        samples.setdefault(position, _Sample(minimal)).claimed.add(search)
+                        samples.setdefault(position, Sample(minimal)).claimed.add(search)
                 waiting.append(out)
 
-    def _begin(self, feed: Feed, places: list[tuple[int, int]], fail: _Fail) -> _Flight:
-        def begin(at: slice) -> _Flight:
+    def _begin(self, feed: Feed, places: list[tuple[int, int]], fail: _Fail) -> Flight:
+        def begin(at: slice) -> Flight:
             some = places[at]
             position, search = torch.tensor(some, dtype=torch.int64).unbind(1)
             x0, y = feed(position)
             key = keys.fold(keys.fold(feed.key[position.to(feed.key.device)], self.stage), search.to(feed.key.device))
             target = self.targets[position.to(self.targets.device), search.to(self.targets.device)]
             rows = Rows(x0, y, target.to(y.device), key.to(y.device), self.threat)
-            flight = _Flight(some, torch.zeros(len(some), 2, dtype=torch.int64), None)
+            flight = Flight(some, torch.zeros(len(some), 2, dtype=torch.int64), None)
             return self._measured(flight, lambda: self.attack.begin(self.model, rows))
 
-        return _Flight.joined(self._tried(begin, places, fail))
+        return Flight.joined(self._tried(begin, places, fail))
 
-    def _step(self, flight: _Flight, fail: _Fail) -> _Flight:
+    def _step(self, flight: Flight, fail: _Fail) -> Flight:
         """The flight one step later, without the searches in which the model failed."""
         self.steps_made += 1
         self.rows_stepped += len(flight)
         self.slots_offered += self.slots
 
-        def step(at: slice) -> _Flight:
+        def step(at: slice) -> Flight:
             part = flight.only(range(at.start, at.stop))
             state = part.state
             assert state is not None
             return self._measured(part, lambda: self.attack.step(self.model, state))
 
-        return self._sound(_Flight.joined(self._tried(step, flight.place, fail)), fail)
+        return self._sound(Flight.joined(self._tried(step, flight.place, fail)), fail)
 
-    def _sound(self, flight: _Flight, fail: _Fail) -> _Flight:
+    def _sound(self, flight: Flight, fail: _Fail) -> Flight:
         """The searches that have met no NaN."""
         if flight.state is None:
             return flight
@@ -364,30 +284,27 @@ class Hunt:
         self.slots = tried.most
         return tried.parts
 
-    def _measured(self, flight: _Flight, work: Callable[[], State]) -> _Flight:
+    def _measured(self, flight: Flight, work: Callable[[], State]) -> Flight:
         forwards, backwards = self.model.forwards, self.model.backwards
         with torch.no_grad():
             state = work()
         made = torch.tensor([self.model.forwards - forwards, self.model.backwards - backwards])
-        return _Flight(flight.place, flight.spent + made // max(1, len(flight)), state)
+        return Flight(flight.place, flight.spent + made // max(1, len(flight)), state)
 
-    def _judge(self, flight: _Flight, fail: _Fail) -> Iterator[tuple[Ended | None, _Flight | None]]:
+    def _judge(self, flight: Flight, fail: _Fail) -> Iterator[Ended | Flight]:
         """Evaluates what ended searches hand in with the classifier itself: the last word on success.
 
-        A search that claimed success is judged at its best point, one that ran out of steps at its last point, which it
-        has not evaluated yet. A claim that the classifier does not confirm sends the search on; if it has no steps left, its
-        last point is judged as well.
+        A claim that the classifier does not confirm sends the search on; if it has no steps left, its last point is judged
+        as well.
         """
 
-        def answered(at: slice) -> tuple[_Flight, Tensor, Tensor]:
+        def answered(at: slice) -> tuple[Flight, Tensor, Tensor]:
             part = flight.only(range(at.start, at.stop))
             state = part.state
             assert state is not None
-            x0 = state.rows.x0
-            shown = torch.where(state.fooled.view(-1, 1, 1, 1), state.best, state.x)
-            shown = self.threat.project(x0, shown)
+            shown = handed_in(part, self.threat)
             with torch.no_grad():
-                return part, shown, self.original(self.threat.render(x0, shown))
+                return part, shown, self.original(self.threat.render(state.rows.x0, shown))
 
         for part, shown, logits in self._tried(answered, flight.place, fail):
             finite = torch.isfinite(logits).all(1)
@@ -395,111 +312,19 @@ class Hunt:
                 for i in (~finite).nonzero()[:, 0].tolist():
                     fail(part.place[i], NOT_FINITE)
                 part, shown, logits = part.only(finite.nonzero()[:, 0].tolist()), shown[finite], logits[finite]
-            if len(part):
-                yield from self._judged(part, shown, logits, fail)
-
-    def _judged(
-        self, flight: _Flight, shown: Tensor, logits: Tensor, fail: _Fail
-    ) -> Iterator[tuple[Ended | None, _Flight | None]]:
-        """What follows from the classifier's ``logits`` (R, K) at the points ``shown``."""
-        state = flight.state
-        assert state is not None
-        rows = state.rows
-        value = self.attack.objective(logits, rows.y, rows.target)
-        # The claims are judged afresh: what the search saw in its own copy of the model does not count.
-        refused = state.fooled & (logits.argmax(1) == rows.y)
-        judged = observe(
-            dataclasses.replace(
-                state,
-                x=shown,
-                fooled=torch.zeros_like(state.fooled),
-                value=torch.where(state.fooled, -torch.inf, state.value),
-                margin=torch.where(state.fooled, torch.inf, state.margin),
-            ),
-            logits,
-            value,
-        )
-        # ``best`` is a point of the set that the classifier judged, or the best one that the search copy saw.
-        images = self.threat.render(rows.x0, judged.best)
-        predicted, labels = logits.argmax(1).tolist(), rows.y.tolist()
-        columns = zip(
-            judged.fooled.tolist(),
-            judged.value.tolist(),
-            judged.margin.tolist(),
-            self.threat.distance(rows.x0, judged.best).tolist(),
-            judged.count.tolist(),
-            flight.spent.tolist(),
-        )
-        again, done = refused.tolist(), state.done.tolist()
-        for i, (fooled, value_, margin, distance, steps, (forwards, backwards)) in enumerate(columns):
-            if again[i]:
-                one = torch.tensor([i], device=rows.y.device)
-                goes_on = _go_on(take(state, one), take(judged, one))
-                back = _Flight(
-                    [flight.place[i]], flight.spent[i : i + 1] + torch.tensor([self.original.cost, 0]), goes_on
-                )
-                if done[i]:
-                    yield from self._judge(back, fail)
-                else:
-                    yield None, back
+            if not len(part):
                 continue
-            position, search = flight.place[i]
-            kept = images[i].clone() if fooled or self.keep else None
-            yield (
-                Ended(
-                    position,
-                    search,
-                    labels[i],
-                    fooled,
-                    predicted[i] if fooled else labels[i],
-                    value_,
-                    margin if fooled else max(margin, 0.0),
-                    distance,
-                    steps,
-                    forwards + self.original.cost,
-                    backwards,
-                    kept,
-                ),
-                None,
-            )
-
-
-def _go_on(state: State, judged: State) -> State:
-    """A search whose claim was refused: it goes on from where it is and keeps its point as it was judged."""
-    return dataclasses.replace(state, best=judged.best, value=judged.value, margin=judged.margin, fooled=judged.fooled)
+            for found in judged(
+                part, shown, logits, attack=self.attack, threat=self.threat, cost=self.original.cost, keep=self.keep
+            ):
+                if isinstance(found, Flight) and found.state is not None and bool(found.state.done):
+                    yield from self._judge(found, fail)
+                else:
+                    yield found
 
 
 _Fail = Callable[[tuple[int, int], str], None]
 """Takes the (position, search) of a search in which the model failed, and what happened."""
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """Searches in their slots: (position, search) of each, evaluations spent on each (R, 2), and their state."""
-
-    place: list[tuple[int, int]] = field(default_factory=list)
-    spent: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.int64))
-    state: State | None = None
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-    def only(self, index: Sequence[int]) -> _Flight:
-        """The searches at these places, ascending."""
-        if len(index) == len(self):
-            return self
-        if not index or self.state is None:
-            return _Flight()
-        chosen = torch.tensor(list(index))
-        state = take(self.state, chosen.to(self.state.count.device))
-        return _Flight([self.place[i] for i in index], self.spent[chosen], state)
-
-    @staticmethod
-    def joined(parts: list[_Flight]) -> _Flight:
-        if len(parts) <= 1:
-            return parts[0] if parts else _Flight()
-        state = join(*(part.state for part in parts))
-        return _Flight([p for part in parts for p in part.place], torch.cat([part.spent for part in parts]), state)
 
 
 def predict(model: Classifier, x: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from holdfast import keys
 from holdfast.ascent import engine
 from holdfast.ascent.attack import RANKED, Attack, ranking
 from holdfast.ascent.backward import Backward, Through
-from holdfast.ascent.engine import Hunt, Verdict
+from holdfast.ascent.engine import Hunt
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.room import slots_for
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows
+from holdfast.ascent.verdict import Verdict
 from holdfast.ascent.views import Expectation
 from holdfast.attacks.apgd import APGD
 from holdfast.audit.entry import Near, Whole

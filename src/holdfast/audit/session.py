@@ -17,11 +17,12 @@ from holdfast.ascent import engine
 from holdfast.ascent.acceleration import Acceleration, accelerated
 from holdfast.ascent.attack import ranking
 from holdfast.ascent.backward import Backward
-from holdfast.ascent.engine import NOT_FINITE, Ended, Hunt, Verdict
+from holdfast.ascent.engine import NOT_FINITE, Hunt
 from holdfast.ascent.halves import halves, told
 from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.room import PROBED, slots_for
 from holdfast.ascent.search_copy import search_copy
+from holdfast.ascent.verdict import Ended, Verdict
 from holdfast.ascent.views import Expectation, Logarithm
 from holdfast.audit.entry import Past
 from holdfast.audit.faults import Failures, few
