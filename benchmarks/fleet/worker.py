@@ -16,6 +16,7 @@ from typing import Any
 STARTED = time.time()
 
 import holdfast.audit.conclude  # noqa: E402
+import holdfast.audit.preflight  # noqa: E402
 import holdfast.audit.run  # noqa: E402
 import holdfast.audit.session  # noqa: E402
 import holdfast.cli.report  # noqa: E402
@@ -100,7 +101,7 @@ def main() -> None:
         (holdfast.audit.session.Session, "clean"),
         (holdfast.audit.session.Session, "past"),
         (holdfast.audit.session.Session, "stage"),
-        (holdfast.audit.run, "examined"),
+        (holdfast.audit.preflight, "examined"),
         (holdfast.audit.run, "conclude"),
         (holdfast.cli.report, "write_report"),
     ):

@@ -13,10 +13,13 @@ import pytest
 
 from holdfast.audit.corrupted.api import evaluate_conditions
 from holdfast.audit.corrupted.estimate import estimate_conditions
-from holdfast.audit.corrupted.run import asked, describe_conditions
+from holdfast.audit.corrupted.question import asked
+from holdfast.audit.corrupted.run import describe_conditions
+from holdfast.audit.description import describe
 from holdfast.audit.estimate import CHECKS, estimate
 from holdfast.audit.plan import named
-from holdfast.audit.run import describe, examined, run
+from holdfast.audit.preflight import examined
+from holdfast.audit.run import run
 from holdfast.data.load import load
 from holdfast.data.source import Source
 from holdfast.models.load import load as load_model

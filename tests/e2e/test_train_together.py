@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from test_shards import Launcher, once
 
 from holdfast.records import store
-from holdfast.training.run import CLEAN, FINAL, LOG, PROBES, ROBUST
+from holdfast.training.folder import CLEAN, FINAL, LOG, PROBES, ROBUST
 from holdfast.training.saved import LAST
 
 NET = '''

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.audit.corrupted.conclude import Baseline
-from holdfast.audit.corrupted.run import asked
+from holdfast.audit.corrupted.question import asked
 from holdfast.audit.corrupted.write import write_set
 from holdfast.audit.divided import Progress
 from holdfast.data.arrays import from_pair

@@ -15,9 +15,9 @@ import holdfast
 from holdfast import keys
 from holdfast.audit.defended import run
 from holdfast.audit.defended.api import describe_defended
+from holdfast.audit.defended.bench import Subject
 from holdfast.audit.defended.effort import Effort
 from holdfast.audit.defended.options import built, calibrated, pool_from
-from holdfast.audit.defended.run import Subject
 from holdfast.audit.defended.views import Averaged, Counted, Redrawn, Tally, cost, entrances, num_draws, sampled
 from holdfast.data.arrays import from_pair
 from holdfast.data.load import load

@@ -15,11 +15,15 @@ from ranks_fixture import Thread, at_once
 from torch import Tensor, nn
 
 from holdfast.audit.corrupted import api, run
+from holdfast.audit.corrupted.question import asked as conditions_asked
 from holdfast.audit.defended import api as guard
+from holdfast.audit.defended import bench
 from holdfast.audit.defended import run as behind
 from holdfast.audit.defended.effort import Effort
 from holdfast.audit.divided import PIECE, TAIL, pieces
 from holdfast.audit.perturbed import run as along
+from holdfast.audit.perturbed.question import Divisor
+from holdfast.audit.perturbed.question import asked as sequences_asked
 from holdfast.audit.ranks import Alone
 from holdfast.data.arrays import from_pair
 from holdfast.defences.gaussian_noise import GaussianNoise
@@ -53,7 +57,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 def corruptions(data, folder: Path, *, ranks=None, watch=None, model: nn.Module | None = None, adapt=None):
     """The audit over a few conditions, 16 images a chunk."""
     source, loaded = from_pair(*data), load(model or Levels(), shape=(1, 32, 32))
-    asked = run.asked(source, corruptions=("gaussian_noise", "brightness", "contrast"), severities=(1, 3, 5))
+    asked = conditions_asked(source, corruptions=("gaussian_noise", "brightness", "contrast"), severities=(1, 3, 5))
     info = run.describe_conditions(loaded, source, asked, name="levels", adaptation="own" if adapt else "")
     return api.evaluate_conditions(loaded, source, info, asked, folder, None, adapt=adapt, watch=watch, ranks=ranks)
 
@@ -75,9 +79,9 @@ def adapted(data, folder: Path, **more):
 
 def perturbations(data, folder: Path, *, ranks=None, watch=None, model: nn.Module | None = None):
     source, loaded = from_pair(*data), load(model or Levels(), shape=(1, 32, 32))
-    asked = along.asked(source, perturbations=("brightness", "translate", "gaussian_noise"))
+    asked = sequences_asked(source, perturbations=("brightness", "translate", "gaussian_noise"))
     info = along.describe_sequences(loaded, source, asked, name="levels")
-    return along.evaluate_sequences(loaded, source, info, asked, folder, along.Divisor(), watch=watch, ranks=ranks)
+    return along.evaluate_sequences(loaded, source, info, asked, folder, Divisor(), watch=watch, ranks=ranks)
 
 
 def defence(data, folder: Path, *, ranks=None, watch=None, model: nn.Module | None = None):
@@ -85,7 +89,7 @@ def defence(data, folder: Path, *, ranks=None, watch=None, model: nn.Module | No
     images, labels = data
     source, loaded = from_pair(images[:11, :, ::8, ::8], labels[:11]), load(model or Levels(), shape=(1, 4, 4))
     effort = Effort(steps=1, restarts=1, budgets=(1, 2), evaluations=2, tries=2, held_out=2)
-    subject = behind.Subject(loaded, source, GaussianNoise(0.1, num_draws=1), Linf(0.02), effort)
+    subject = bench.Subject(loaded, source, GaussianNoise(0.1, num_draws=1), Linf(0.02), effort)
     info = guard.describe_defended(subject, seed=0, name="levels").model_copy(update={"chunk": 4})
     return guard.evaluate_defended(subject, info, folder, watch=watch, ranks=ranks)
 
@@ -103,9 +107,9 @@ def small(monkeypatch) -> None:
     monkeypatch.setattr(run, "PIXELS", 1)
     monkeypatch.setattr(along, "_PIXELS", 31 * 32 * 32 * 9)
     monkeypatch.setattr(behind, "QUERIES", 5)
-    monkeypatch.setattr(behind, "ENOUGH", 2)
+    monkeypatch.setattr(bench, "ENOUGH", 2)
     # Tracing a net patches torch for all threads.
-    monkeypatch.setattr(behind, "search_copy", lambda module, sample: SimpleNamespace(module=module))
+    monkeypatch.setattr(bench, "search_copy", lambda module, sample: SimpleNamespace(module=module))
 
 
 def files(folder: Path) -> set[str]:

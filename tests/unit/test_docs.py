@@ -265,7 +265,7 @@ def test_every_recipe_setting_and_option_of_train_is_documented() -> None:
     ]
     assert len(wanted) > 15 and [name for name in wanted if f"`{name}`" not in page and f"--{name}" not in page] == []
     assert [one for one in _options("train") if one.startswith("--") and f"`{one}`" not in page] in ([], ["--help"])
-    code = "".join(_text(ROOT / "src" / "holdfast" / "training" / f"{name}.py") for name in ("run", "watchdog"))
+    code = "".join(_text(ROOT / "src" / "holdfast" / "training" / f"{name}.py") for name in ("held_out", "watchdog"))
     checks = {NO_NUMBER, *re.findall(r'(?:_warning\(\s*|check=)"([^"]+)"', code)}
     assert len(checks) == 5 and [check for check in checks if f"`{check}`" not in page] == []
 

@@ -249,9 +249,9 @@ def test_slots_stay_full_until_the_tail(slots, width):
     before_tail = 1.0
     for done, _ in enumerate(hunt.verdicts(feed), start=1):
         if done <= count - 2 * slots:
-            before_tail = hunt.occupancy
+            before_tail = hunt.rows_stepped / (slots * hunt.steps_made)
     assert before_tail >= 0.95
-    assert hunt.occupancy <= 1.0
+    assert hunt.rows_stepped <= slots * hunt.steps_made
 
 
 @pytest.mark.parametrize("slots", [1, 3, 64])
@@ -380,7 +380,7 @@ def test_draws_depend_on_sample_stage_and_search_only():
 
 def test_no_samples_and_default_slots():
     hunt, feed = hunt_for([], 4)
-    assert list(hunt.events(feed)) == [] and hunt.occupancy == 0
+    assert list(hunt.events(feed)) == [] and hunt.steps_made == 0
     assert default_slots(torch.zeros(4, 3, 32, 32)) == 256
     assert default_slots(torch.zeros(4, 3, 224, 224)) == 16
     assert default_slots(torch.zeros(0, 3, 32, 32)) == default_slots(torch.zeros(9, 1, 8, 8)) == 512

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.audit.perturbed.run import asked
+from holdfast.audit.perturbed.question import asked
 from holdfast.data.arrays import from_pair
 from holdfast.foundation.errors import BadFile, BadValue, PlanMismatch, UnknownName
 from holdfast.records.lines import whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 
 import holdfast
 from holdfast.attacks.apgd import APGD
-from holdfast.audit.run import Preflight, describe, examined, run
+from holdfast.audit.description import describe
+from holdfast.audit.preflight import Preflight, examined
+from holdfast.audit.run import run
 from holdfast.audit.session import Progress
 from holdfast.audit.verify import verify
 from holdfast.data.arrays import from_pair
@@ -222,6 +225,26 @@ def test_a_sample_near_which_the_model_fails(source, tmp_path, monkeypatch) -> N
     monkeypatch.setattr(Sick, "well", True)
     assert run(model, source, info, tmp_path / "run", threat=THREAT, plan=PLAN, slots=8).curve == whole.curve
     assert records(tmp_path / "run") == records(tmp_path / "whole")
+
+
+class Drawing(Net):
+    """The same behind noise, drawn anew at every evaluation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + 0.05 * torch.randn_like(x))
+
+
+def test_points_are_replayed_with_the_draws_of_the_run(source, tmp_path) -> None:
+    plan, model = replace(PLAN, draws=2), load_model(Drawing(), shape=source.shape)
+    info = describe(
+        model, source, threat=THREAT, curve=[], plan=plan, seed=0, preflight=Preflight((), 0), name="drawing"
+    )
+    run(model, source, info, tmp_path / "run", threat=THREAT, plan=plan, slots=8)
+    state = torch.get_rng_state()
+    found = verify(tmp_path / "run", model, source)
+    assert found.refuted and torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    assert verify(tmp_path / "run", model, source) == found
 
 
 def test_a_model_that_fails_on_more_than_a_few_samples_is_refused(source, tmp_path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -189,8 +192,6 @@ def test_seconds_are_added_up_over_sessions(tmp_path: Path, monkeypatch) -> None
     now = 2000.0
     killed = opened(tmp_path)  # this one is killed: it lasted until its last record
     killed.close()
-    import os
-
     os.utime(tmp_path / store.RECORDS, (2005, 2005))
     (tmp_path / store.SESSIONS).open("a").close()
     with (tmp_path / store.SESSIONS).open("a") as file:
@@ -201,6 +202,32 @@ def test_seconds_are_added_up_over_sessions(tmp_path: Path, monkeypatch) -> None
     now = 3001.0
     assert last.finish(discarded=1) == 10 + 5 + 1
     last.close()
+
+
+def test_a_torn_first_line_of_a_session_does_not_spoil_the_next_one(tmp_path: Path, monkeypatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(store.time, "time", lambda: now)
+    opened(tmp_path).close()
+    (tmp_path / store.SESSIONS).write_text('{"star')
+    now = 2000.0
+    opened(tmp_path).close()  # this one is killed: it lasted until its last record
+    os.utime(tmp_path / store.RECORDS, (2005, 2005))
+    now = 3000.0
+    with contextlib.closing(opened(tmp_path)) as last:
+        assert last.finish(discarded=0) == 5
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 0.1])
+def test_a_record_holds_any_number(value: float, tmp_path: Path) -> None:
+    with contextlib.closing(opened(tmp_path)) as run:
+        run.append(record(1).model_copy(update={"value": value}))
+        run.append(record(2))
+    with contextlib.closing(opened(tmp_path)):
+        pass
+    (found, after) = read_records(tmp_path)
+    assert repr(found.value) == repr(value) and after.id == 2
+    for line in (tmp_path / store.RECORDS).read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)  # strict JSON has no NaN
 
 
 def test_newer_and_older_readers(tmp_path: Path) -> None:

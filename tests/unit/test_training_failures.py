@@ -33,9 +33,10 @@ from holdfast.nets.small_cnn import SmallCNN
 from holdfast.objectives.adversarial import Adversarial
 from holdfast.threats.linf import Linf
 from holdfast.training import run
+from holdfast.training.folder import LOG, ROBUST
 from holdfast.training.loop import Trainer
 from holdfast.training.recipe import Recipe
-from holdfast.training.run import LOG, ROBUST, train
+from holdfast.training.run import train
 from holdfast.training.saved import LAST
 
 SMALL = {"width": 4, "hidden": 16}

@@ -23,9 +23,10 @@ from holdfast.objectives.adversarial import Adversarial
 from holdfast.objectives.standard import Standard
 from holdfast.threats.linf import Linf
 from holdfast.training import recipes, run, watchdog
+from holdfast.training.folder import LOG, ROBUST, EpochRecord
 from holdfast.training.loop import Trainer
 from holdfast.training.recipe import Recipe
-from holdfast.training.run import LOG, ROBUST, EpochRecord, Training
+from holdfast.training.run import Training
 from holdfast.training.run import train as whole_run
 from holdfast.training.saved import BEFORE, LAST
 from holdfast.training.schedule import rate
@@ -128,6 +129,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     resumed = train("small_cnn", some(), recipe(), tmp_path / "torn", options=SMALL)
     assert [each.loss for each in resumed] == [each.loss for each in whole]
     assert kept(tmp_path / "torn") == kept(tmp_path / "whole")
+    assert load_file(tmp_path / "torn" / BEFORE)  # the torn one did not take the place of the whole one
     for name in (LAST, BEFORE):
         (tmp_path / "torn" / name).write_bytes(b"nothing")
     with pytest.raises(BadFile, match=r"neither last\.safetensors nor last-1\.safetensors"):

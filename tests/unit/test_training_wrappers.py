@@ -37,12 +37,13 @@ from holdfast.training import recipes
 from holdfast.training.awp import perturbed
 from holdfast.training.batches import Batches
 from holdfast.training.checkpoint import restored
+from holdfast.training.folder import CLEAN, ROBUST
 from holdfast.training.grad_align import misalignment
 from holdfast.training.loop import Trainer
 from holdfast.training.plan import passes, planned
 from holdfast.training.recipe import Recipe
 from holdfast.training.relabelled import relabelled
-from holdfast.training.run import CLEAN, ROBUST, train
+from holdfast.training.run import train
 
 SMALL = {"width": 4, "hidden": 16}
 

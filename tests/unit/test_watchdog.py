@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from holdfast.objectives.adversarial import Adversarial
 from holdfast.objectives.standard import Standard
 from holdfast.threats.linf import Linf
 from holdfast.training import recipes, run, saved, watchdog
+from holdfast.training.folder import ROBUST
 from holdfast.training.loop import Trainer
 from holdfast.training.plan import passes
 from holdfast.training.recipe import Recipe
 from holdfast.training.repair import repaired
-from holdfast.training.run import ROBUST, Training, train
+from holdfast.training.run import Training, train
 from holdfast.training.watchdog import Watchdog
 
 SMALL = {"width": 4, "hidden": 16}
@@ -119,6 +121,8 @@ def test_a_loss_that_is_no_number_is_mended_or_ends_the_training(tmp_path: Path,
     mended = [probe for probe in found.probes if probe.repair]
     assert [probe.repair for probe in mended] == ["lr is 0.00125"] and mended[0].back == 4 and len(found.epochs) == 3
     assert all(bool(torch.isfinite(each).all()) for each in load_file(tmp_path / "mended" / ROBUST).values())
+    again = train("small_cnn", some(), recipe(), tmp_path / "mended", options=SMALL)
+    assert repr(again) == repr(found) and any(math.isnan(probe.loss) for probe in again.probes)
     for watch in ("stop", "warn"):
         with pytest.raises(BadModel, match=r"loss is no number at step 8 of 12; the weights of the best epoch are in"):
             train("small_cnn", some(), recipe(watch=watch), tmp_path / watch, options=SMALL)

@@ -103,12 +103,6 @@ class Hunt:
 
     steps_made: int = 0
     rows_stepped: int = 0
-    slots_offered: int = 0
-
-    @property
-    def occupancy(self) -> float:
-        """The share of slots that held a row, averaged over the steps made so far."""
-        return self.rows_stepped / max(1, self.slots_offered)
 
     def verdicts(self, feed: Feed, *, before: Iterable[Ended] = ()) -> Iterator[Verdict]:
         """The verdict on every sample, as soon as it is reached."""
@@ -256,7 +250,6 @@ class Hunt:
         """The flight one step later, without the searches in which the model failed."""
         self.steps_made += 1
         self.rows_stepped += len(flight)
-        self.slots_offered += self.slots
 
         def step(at: slice) -> Flight:
             part = flight.only(range(at.start, at.stop))

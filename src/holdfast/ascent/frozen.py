@@ -63,3 +63,11 @@ def float32_kept() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(products)
         torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
+def repeatable(module: object, *, seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """All three of these; and a randomised module draws from the seed within."""
+    with frozen(module), rng_kept(device), float32_kept():
+        torch.manual_seed(seed)
+        yield

@@ -18,9 +18,11 @@ from holdfast.ascent.acceleration import Acceleration
 from holdfast.ascent.halves import halves
 from holdfast.audit import plan as plans
 from holdfast.audit.config import check_numbers
+from holdfast.audit.description import describe
 from holdfast.audit.feed import tensors
 from holdfast.audit.plan import Plan
-from holdfast.audit.run import describe, examined, run
+from holdfast.audit.preflight import examined
+from holdfast.audit.run import run
 from holdfast.audit.session import Watcher
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source

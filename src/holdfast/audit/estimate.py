@@ -28,7 +28,7 @@ from holdfast.attacks.apgd import APGD
 from holdfast.audit.entry import Near, Whole
 from holdfast.audit.feed import tensors
 from holdfast.audit.plan import Plan, Stage
-from holdfast.audit.run import examined
+from holdfast.audit.preflight import examined
 from holdfast.data.source import Source
 from holdfast.foundation import memory
 from holdfast.losses import margin

@@ -45,3 +45,9 @@ def tensors(source: Takes, ids: np.ndarray, *, dtype: torch.dtype, device: torch
     batch = source.take(ids)
     images = torch.from_numpy(np.ascontiguousarray(unit_images(batch.images)))
     return images.to(device, dtype), torch.from_numpy(np.asarray(batch.labels, dtype=np.int64)).to(device)
+
+
+def uint8_images(images: np.ndarray) -> Tensor:
+    """Images of a source, uint8 or floats in [0, 1], as a uint8 tensor (n,C,H,W); floats are rounded."""
+    exact = images if images.dtype == np.uint8 else np.rint(images * 255).astype(np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(exact))

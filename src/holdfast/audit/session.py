@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, tee
@@ -22,13 +22,16 @@ from holdfast.ascent.halves import halves, told
 from holdfast.ascent.meter import Classifier, Meter
 from holdfast.ascent.room import PROBED, slots_for
 from holdfast.ascent.search_copy import search_copy
-from holdfast.ascent.verdict import Ended, Verdict
-from holdfast.ascent.views import Expectation, Logarithm
+from holdfast.ascent.verdict import Verdict
+from holdfast.ascent.views import Expectation
 from holdfast.audit.entry import Past
 from holdfast.audit.faults import Failures, few
 from holdfast.audit.feed import SourceFeed, tensors
 from holdfast.audit.plan import Plan, Stage
+from holdfast.audit.postflight import changed, cramped
+from holdfast.audit.preflight import logarithmic
 from holdfast.audit.ranks import CHUNK, Ranks, shares
+from holdfast.audit.recorded import ended, point, recorded
 from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
 from holdfast.losses import margin
@@ -109,7 +112,7 @@ class Session:
         self.original = self._averaged(logarithmic(module, store.info.findings))
         self._searched: dict[tuple[str, str, Backward | None], Meter] = {}
         self._sample, self._first = sample, first
-        self.asked = 2 * len(sample) + (0 if slots else PROBED * self.draws)
+        self.asked = (2 if self.draws == 1 else 1) * len(sample) + (0 if slots else PROBED * self.draws)
         """Evaluations of the check whether the model stays what it is, and of the one how many fit into memory."""
         self.began = time.monotonic()
         most = plan.most_evaluations(threat, 1, model.classes)
@@ -234,7 +237,7 @@ class Session:
         fixed = max(len(begun), self._dealt)
         own, chunks = shares(order, fixed, self.ranks, f"taken {self._turn}")
         place = {int(ids[position]): int(position) for position in np.intersect1d(begun, own)}
-        before = [_ended(record, place[record.id]) for record in searched if record.id in place]
+        before = [ended(record, place[record.id]) for record in searched if record.id in place]
         made, charged = self._made(), -sum(e.forwards + e.backwards for e in before)
         portions, coming = tee(portion.tolist() for portion in chain([own], chunks))
         places = engine.breadth_first(coming, hunt.targets.shape[1])
@@ -244,7 +247,7 @@ class Session:
         )
         for event in hunt.events(feed, before=before, portions=portions):
             final, sample = isinstance(event, Verdict), int(ids[event.position])
-            self._append(_record(event, sample, stage.name, eps), _point(event))
+            self._append(recorded(event, sample, stage.name, eps), point(event))
             if final:
                 charged += event.forwards + event.backwards
                 tally(1, int(event.fooled and stood[event.position]))
@@ -284,38 +287,10 @@ class Session:
     def _averaged(self, classifier: Classifier) -> Meter:
         return Meter(Expectation(classifier, self.draws) if self.draws > 1 else classifier, cost=self.draws)
 
-    def changed(self) -> tuple[Finding, ...]:
-        """Whether the model now answers otherwise than when the session began."""
-        if not len(self._sample):
-            return ()
-        again = engine.predict(self.model.module, self._sample)
-        spread = (self._first.amax(1) - self._first.amin(1)).clamp_min(1e-12)
-        share = float(((again - self._first).abs().amax(1) > 1e-3 * spread).double().mean())
-        if self.draws > 1 or not share:
-            return ()
-        return (
-            Finding(
-                check="model changes",
-                level="warning",
-                saw=f"{share:.0%} of {len(again)} images are answered otherwise at the end of the run than at its beginning",
-                means="the model adapts to what it is shown, so that no verdict can be repeated",
-                remedy="freeze what it learns or counts while it is evaluated, then audit again",
-            ),
-        )
-
-    def cramped(self) -> tuple[Finding, ...]:
-        """Whether memory sufficed for as many searches at once as were meant to run."""
-        if self.slots == self._intended:
-            return ()
-        return (
-            Finding(
-                check="memory",
-                level="note",
-                saw=f"memory does not suffice for {self._intended} searches at once; the run went on with {self.slots}",
-                means="nothing was lost: what did not fit was done again in smaller parts",
-                remedy=f"give --slots {self.slots} to spare a next run the attempts",
-            ),
-        )
+    def conditions(self) -> tuple[Finding, ...]:
+        """What became of the model, and of the memory, while it went on."""
+        shifting = changed(self.model, self._sample, self._first) if self.draws == 1 else ()
+        return shifting + cramped(self._intended, self.slots)
 
     def _fail(self, failure: Failure) -> None:
         self.failed[failure.id] = failure
@@ -380,36 +355,3 @@ class Session:
         reached = stages.index((eps, stage)) if stage != CLEAN else -1
         ahead = [self._ahead[name] * standing for _, name in stages[reached + 1 :]]
         return round(sum(ahead)) + left * (self._cost[stage] if stage != CLEAN else 1)
-
-
-def logarithmic(classifier: Classifier, findings: Sequence[Finding]) -> Classifier:
-    """The classifier, or its logarithm where the doctor found that it returns probabilities."""
-    return (
-        Logarithm(classifier)
-        if any(each.check == "probabilities" and each.level == "warning" for each in findings)
-        else classifier
-    )
-
-
-_SHARED = ("label", "fooled", "predicted", "value", "margin", "distance", "steps", "forwards", "backwards")
-
-
-def _ended(record: Record, position: int) -> Ended:
-    """A search that an earlier session finished."""
-    return Ended(position, record.search, **{field: getattr(record, field) for field in _SHARED})
-
-
-def _record(event: Ended, sample: int, stage: str, eps: float) -> Record:
-    values = {field: getattr(event, field) for field in _SHARED}
-    return Record(
-        id=sample,
-        stage=stage,
-        eps=eps,
-        search=event.search,
-        final=isinstance(event, Verdict),
-        **values,
-    )
-
-
-def _point(event: Ended) -> np.ndarray | None:
-    return event.x.cpu().numpy() if event.fooled and event.x is not None else None

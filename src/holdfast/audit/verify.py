@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from holdfast.ascent import engine
-from holdfast.ascent.frozen import frozen
+from holdfast.ascent.frozen import repeatable
 from holdfast.ascent.views import Expectation
 from holdfast.audit.feed import tensors
 from holdfast.data.source import Source
@@ -74,7 +74,7 @@ def verify(
     path = folder / FINAL_POINTS
     refuted: list[tuple[int, str]] = []
     try:
-        with safe_open(path, "pt") as file, frozen(model.module):
+        with safe_open(path, "pt") as file, repeatable(model.module, seed=info.seed, device=model.device):
             ids, radii = file.get_tensor("ids"), file.get_tensor("eps")
             points = file.get_slice("points")
             for start in range(0, len(ids), slots):

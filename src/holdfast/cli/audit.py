@@ -169,7 +169,9 @@ def _worst_case(
     quiet: bool,
 ) -> Summary | None:
     """The audit by the plan; None for a process that is not the first."""
-    from holdfast.audit.run import describe, examined, lend_a_hand, run
+    from holdfast.audit.description import describe
+    from holdfast.audit.preflight import examined
+    from holdfast.audit.run import lend_a_hand, run
 
     if ranks.rank:
         lend_a_hand(
@@ -235,7 +237,8 @@ def _films(
     config: AuditConfig, model: Model, source: Source, ranks: Ranks
 ) -> Callable[[Watcher | None], SequencesSummary]:
     """What follows the model along the perturbations; likewise."""
-    from holdfast.audit.perturbed.run import describe_sequences, divided_by, evaluate_sequences
+    from holdfast.audit.perturbed.question import divided_by
+    from holdfast.audit.perturbed.run import describe_sequences, evaluate_sequences
 
     asked = sequences_of(config, source)
     info = describe_sequences(model, source, asked, name=model.name, **_origin(config))

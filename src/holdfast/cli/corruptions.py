@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from holdfast.ascent.meter import Classifier
     from holdfast.audit.config import AuditConfig
-    from holdfast.audit.corrupted.run import Asked
-    from holdfast.audit.perturbed.run import Asked as Films
+    from holdfast.audit.corrupted.question import Asked
+    from holdfast.audit.perturbed.question import Asked as Films
     from holdfast.data.source import Source
     from holdfast.models.model import Model
 
@@ -63,7 +63,7 @@ def asked_of(config: AuditConfig, source: Source) -> Asked:
     """What the configuration asks of the corruptions, checked; reads the frost photographs."""
     from pathlib import Path
 
-    from holdfast.audit.corrupted.run import asked
+    from holdfast.audit.corrupted.question import asked
     from holdfast.data.frost import frost_photographs
     from holdfast.data.released import open_released
 
@@ -81,7 +81,7 @@ def asked_of(config: AuditConfig, source: Source) -> Asked:
 
 def sequences_of(config: AuditConfig, source: Source) -> Films:
     """What the configuration asks of the perturbation sequences, checked."""
-    from holdfast.audit.perturbed.run import asked
+    from holdfast.audit.perturbed.question import asked
 
     return asked(
         source,

@@ -70,9 +70,9 @@ def defended(
 ) -> Callable[[Watcher | None], DefendedSummary]:
     """What attacks the model behind the defence of the configuration; everything that can be refused is refused now."""
     from holdfast.audit.defended.api import describe_defended, evaluate_defended
+    from holdfast.audit.defended.bench import Subject
     from holdfast.audit.defended.effort import Effort
     from holdfast.audit.defended.options import FALSE_ALARMS, built, calibrated
-    from holdfast.audit.defended.run import Subject
     from holdfast.cli.subject import allowed
     from holdfast.data.load import load as load_data
 

@@ -51,7 +51,9 @@ def demo(
     """
     from holdfast.attacks.pgd import PGD
     from holdfast.audit import plan as plans
-    from holdfast.audit.run import describe, examined, run
+    from holdfast.audit.description import describe
+    from holdfast.audit.preflight import examined
+    from holdfast.audit.run import run
     from holdfast.data.load import load as load_data
     from holdfast.models.load import load as load_model
     from holdfast.objectives.adversarial import Adversarial

@@ -23,7 +23,7 @@ def doctor(subject: Subject = Subject(), *, json: Annotated[bool, Parameter(nega
         Print the findings as JSON.
     """
     config = subject.configured()
-    from holdfast.audit.run import look
+    from holdfast.audit.preflight import look
     from holdfast.cli.show import show_findings
 
     model, source = load(config)

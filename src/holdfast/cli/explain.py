@@ -103,7 +103,7 @@ def explain(
     config = placed(config, ranks)
     model, source = load(config)
     learned = _known(train or config.data, known, config, source)
-    nets = [Net("model", model), *_twins(against or [], config, source)]
+    nets = [Net("model", model), *_twins(against or [], config)]
     progress = terminal(stderr=True)
     progress.quiet = ranks.rank > 0  # the first process speaks for all
     if train_twin:
@@ -171,7 +171,7 @@ def _known(data: str, limit: int, config: AuditConfig, tested: Source) -> Source
     return learned
 
 
-def _twins(given: list[str], config: AuditConfig, source: Source) -> list[Net]:
+def _twins(given: list[str], config: AuditConfig) -> list[Net]:
     """The twins: weights of the same architecture, or models, with the names of their files."""
     from holdfast.cli.subject import load
     from holdfast.explain.case import Net

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from holdfast.data.source import Source
     from holdfast.records.schema import Summary
     from holdfast.threats.threat import Threat
+    from holdfast.training.folder import EpochRecord
     from holdfast.training.plan import TrainingPlan
     from holdfast.training.recipe import Recipe
-    from holdfast.training.run import EpochRecord, Training, Watch
+    from holdfast.training.run import Training, Watch
     from holdfast.training.watchdog import ProbeRecord
 
 INCOMPLETE = 4
@@ -280,7 +281,8 @@ def _audit(
     """The audit of the most robust weights by all processes, and its page by the first; what came out, for each set."""
     from holdfast.audit.outlines import OUTLINES
     from holdfast.threats.union import parts
-    from holdfast.training.run import ROBUST, parted
+    from holdfast.training.folder import ROBUST
+    from holdfast.training.run import parted
     from holdfast.training.verdict import FOLDER, robust_to_all, verdict
 
     sets = parts(chosen.threat)

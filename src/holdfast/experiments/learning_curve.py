@@ -8,9 +8,9 @@ from typing import Any
 
 from holdfast.experiments.charts import Panel, Point, figure, lines
 from holdfast.foundation.stats import wilson
+from holdfast.records.document import read_document
 from holdfast.records.lines import whole
-from holdfast.records.part import read_document
-from holdfast.training.run import LOG, RUN, EpochRecord, TrainingInfo
+from holdfast.training.folder import LOG, RUN, EpochRecord, TrainingInfo
 
 
 def learning_curve(folders: Sequence[Path], names: Sequence[str] = ()) -> Any:

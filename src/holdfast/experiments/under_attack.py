@@ -17,12 +17,13 @@ from holdfast.ascent.attack import Attack
 from holdfast.ascent.frozen import frozen
 from holdfast.ascent.meter import Classifier
 from holdfast.ascent.randomised import Randomised
+from holdfast.ascent.room import graphs_at_once
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows, take
 from holdfast.attacks.apgd import APGD
 from holdfast.attacks.pgd import PGD
+from holdfast.audit.defended.bench import ENOUGH
 from holdfast.audit.defended.effort import Effort
-from holdfast.audit.defended.run import AT_ONCE, AT_ONCE_DEVICE, ENOUGH
 from holdfast.audit.defended.search import SCALE, Standing, climbed, reached, searches, standing
 from holdfast.audit.defended.views import Averaged, core_of, cost, drawing, entrances
 from holdfast.data.fingerprint import digest
@@ -31,8 +32,8 @@ from holdfast.defences.viewed import at_once
 from holdfast.imaging.pool import contents
 from holdfast.models.model import Model
 from holdfast.probes.estimands import evaluations
+from holdfast.records.document import read_document
 from holdfast.records.files import write_atomic
-from holdfast.records.part import read_document
 from holdfast.records.schema import Frozen
 from holdfast.threats.threat import Threat
 from holdfast.threats.threat import rows as per_row
@@ -130,7 +131,7 @@ class UnderAttack:
         module, sample = core_of(self.model), self.x[:2]
         answer = max(1.0, cost(defence, module, sample))
         judge = Averaged(wrapped, math.ceil(ENOUGH / answer))
-        graphs = AT_ONCE if self.x.device.type == "cpu" else AT_ONCE_DEVICE
+        graphs = graphs_at_once(self.x.device)
         best, stands = self.x, self._stands(wrapped, self.x)
         for column in (MARGIN, *(f"{kind}PGD-{max(self.pgd)}" for kind in ("", "own-label ", "targeted "))):
             best, stands = _worse(best, stands, self.points[column], self._stands(wrapped, self.points[column]))

@@ -21,8 +21,8 @@ from holdfast.experiments.write import comma_separated
 from holdfast.explain.case import Case
 from holdfast.explain.found import Figure, Found
 from holdfast.foundation.errors import BadFile, PlanMismatch
+from holdfast.records.document import read_document
 from holdfast.records.files import storing, write_atomic
-from holdfast.records.part import read_document
 from holdfast.records.schema import Frozen, ModelInfo
 from holdfast.records.turns import unshared
 from holdfast.report.charts import save_png, svg

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from holdfast.records.document import read_document
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, Part, part, read_document
+from holdfast.records.part import OUTCOMES, Layout, Part, part
 from holdfast.records.schema import SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo, Rate
 
 CERTIFICATES, ATTACKS, DOCUMENT = "certificates", "attacks", "certify.json"
-
-_CERTIFICATES = ("sigma", "select", "estimate", "alpha", "decided", "seed", "model", "data")
-_ATTACKS = (*_CERTIFICATES, "radii", "attack")
 
 
 class AttackInfo(Frozen):
@@ -134,14 +132,19 @@ class CertifySummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
+_DECISIVE = ("sigma", "select", "estimate", "alpha", "decided", "seed", "model", "data")
+_CERTIFICATES = Layout(Certified, key=lambda line: (line.id,), identity=_DECISIVE)
+_ATTACKS = Layout(Attacked, key=lambda line: (line.id,), identity=(*_DECISIVE, "radii", "attack"))
+
+
 def certificates_store(folder: Path, info: CertifyInfo, rank: int = 0) -> Part[Certified]:
     """The certificates in ``folder``, to append to; ``done``: (id,). Raises as `part`."""
-    return part(folder / CERTIFICATES, info, rank, identity=_CERTIFICATES, kind=Certified, key=lambda line: (line.id,))
+    return part(folder / CERTIFICATES, info, _CERTIFICATES, rank)
 
 
 def attacks_store(folder: Path, info: CertifyInfo, rank: int = 0) -> Part[Attacked]:
     """The attacks in ``folder``, likewise."""
-    return part(folder / ATTACKS, info, rank, identity=_ATTACKS, kind=Attacked, key=lambda line: (line.id,))
+    return part(folder / ATTACKS, info, _ATTACKS, rank)
 
 
 def read_certified(folder: Path) -> Iterator[Certified]:

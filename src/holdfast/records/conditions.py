@@ -14,25 +14,12 @@ import numpy as np
 from pydantic import Field
 
 from holdfast.foundation.errors import BadFile
+from holdfast.records.document import read_document
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, RUN, SUMMARY, Part, finished, part, read_document
+from holdfast.records.part import OUTCOMES, RUN, SUMMARY, Layout, Part, finished, part
 from holdfast.records.schema import CLEAN, SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo, Rate
 
 FOLDER = "corruptions"
-
-_IDENTITY = (
-    "corruptions",
-    "severities",
-    "variant",
-    "origin",
-    "frost",
-    "jpeg",
-    "adaptation",
-    "seed",
-    "chunk",
-    "model",
-    "data",
-)
 
 
 Standing = Literal["test", "validation", "held_out", "foreign"]
@@ -148,16 +135,28 @@ class ConditionsSummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
+_LAYOUT = Layout(
+    Outcomes,
+    key=lambda line: (line.corruption, line.severity, line.first),
+    identity=(
+        "corruptions",
+        "severities",
+        "variant",
+        "origin",
+        "frost",
+        "jpeg",
+        "adaptation",
+        "seed",
+        "chunk",
+        "model",
+        "data",
+    ),
+)
+
+
 def conditions_store(folder: Path, info: ConditionsInfo, rank: int = 0) -> Part[Outcomes]:
     """The corruptions of the run in ``folder``, to append to; ``done``: (corruption, severity, first). Raises as `part`."""
-    return part(
-        folder / FOLDER,
-        info,
-        rank,
-        identity=_IDENTITY,
-        kind=Outcomes,
-        key=lambda line: (line.corruption, line.severity, line.first),
-    )
+    return part(folder / FOLDER, info, _LAYOUT, rank)
 
 
 class Seen(Frozen):
@@ -202,7 +201,7 @@ def gathered(folder: Path, n: int) -> Seen:
 
 def finished_conditions(folder: Path, info: ConditionsInfo) -> ConditionsSummary | None:
     """The numbers of a run, None if it is not finished. Raises PlanMismatch where the folder holds another one."""
-    return finished(folder / FOLDER, info, _IDENTITY, ConditionsSummary)
+    return finished(folder / FOLDER, info, _LAYOUT, ConditionsSummary)
 
 
 def read_conditions(folder: Path) -> ConditionsInfo:

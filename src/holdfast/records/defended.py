@@ -13,18 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from holdfast.records.document import read_document
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, RUN, Part, finished, part, read_document
+from holdfast.records.part import OUTCOMES, RUN, Layout, Part, finished, part
 from holdfast.records.part import SUMMARY as SUMMARY
 from holdfast.records.schema import SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo, Rate
 
 FOLDER = "defended"
 POINTS = "points"
-
-_IDENTITY = (
-    *("defence", "settings", "threat", "eps", "steps", "restarts", "budgets", "evaluations", "tries"),
-    *("seed", "chunk", "model", "data"),
-)
 
 
 class PoolInfo(Frozen):
@@ -202,11 +198,19 @@ class DefendedSummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
+_LAYOUT = Layout(
+    Attacked,
+    key=lambda line: (line.stage, line.first),
+    identity=(
+        *("defence", "settings", "threat", "eps", "steps", "restarts", "budgets", "evaluations", "tries"),
+        *("seed", "chunk", "model", "data"),
+    ),
+)
+
+
 def defended_store(folder: Path, info: DefendedInfo, rank: int = 0) -> Part[Attacked]:
     """The audit of a defence in ``folder``, to append to; ``done``: (stage, first). Raises as `part`."""
-    store = part(
-        folder / FOLDER, info, rank, identity=_IDENTITY, kind=Attacked, key=lambda line: (line.stage, line.first)
-    )
+    store = part(folder / FOLDER, info, _LAYOUT, rank)
     (folder / FOLDER / POINTS).mkdir(exist_ok=True)
     return store
 
@@ -218,7 +222,7 @@ def attacked(folder: Path) -> Iterator[Attacked]:
 
 def finished_defended(folder: Path, info: DefendedInfo) -> DefendedSummary | None:
     """The numbers of an audit, None if it is not finished. Raises PlanMismatch where the folder holds another one."""
-    return finished(folder / FOLDER, info, _IDENTITY, DefendedSummary)
+    return finished(folder / FOLDER, info, _LAYOUT, DefendedSummary)
 
 
 def read_defended(folder: Path) -> DefendedInfo:

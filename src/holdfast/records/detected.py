@@ -14,18 +14,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from holdfast.records.defended import Difference, PoolInfo
+from holdfast.records.document import read_document
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, PartStore, read_document, same_part
+from holdfast.records.part import OUTCOMES, Layout, PartStore, same_part
 from holdfast.records.schema import SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo, Rate
 
 FOLDER, POINTS, SUMMARY = "detected", "points", "detect.json"
 NOISE, OBLIVIOUS, ADAPTIVE = "noise", "oblivious", "adaptive"
 """What a detector is shown, beside the clean images."""
-
-_IDENTITY = (
-    *("detectors", "fitted", "held", "false_alarms", "threat", "eps", "steps", "restarts", "evaluations"),
-    *("seed", "chunk", "model", "data"),
-)
 
 
 class DetectorInfo(Frozen):
@@ -157,11 +153,19 @@ class DetectedSummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
+_LAYOUT = Layout(
+    Scored,
+    key=lambda line: (line.detector, line.first),
+    identity=(
+        *("detectors", "fitted", "held", "false_alarms", "threat", "eps", "steps", "restarts", "evaluations"),
+        *("seed", "chunk", "model", "data"),
+    ),
+)
+
+
 def detected_store(folder: Path, info: DetectedInfo) -> PartStore[Scored]:
     """The evaluation in ``folder``, to append to; ``done``: (detector, first). Raises as `PartStore`."""
-    store = PartStore(
-        folder / FOLDER, info, identity=_IDENTITY, kind=Scored, key=lambda line: (line.detector, line.first)
-    )
+    store = PartStore(folder / FOLDER, info, _LAYOUT)
     (folder / FOLDER / POINTS).mkdir(exist_ok=True)
     return store
 
@@ -173,7 +177,7 @@ def scored(folder: Path) -> Iterator[Scored]:
 
 def same_detected(folder: Path, info: DetectedInfo) -> None:
     """Refuses a folder that holds another evaluation than that of ``info``. Raises PlanMismatch."""
-    same_part(folder / FOLDER, info, _IDENTITY)
+    same_part(folder / FOLDER, info, _LAYOUT)
 
 
 def read_detected(folder: Path) -> DetectedSummary:

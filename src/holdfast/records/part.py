@@ -6,66 +6,64 @@ first takes over.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from holdfast.foundation.errors import BadFile, PlanMismatch
+from holdfast.foundation.errors import PlanMismatch
 from holdfast.records.column import Keys
+from holdfast.records.document import Document, check_same, differing, read_document
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.lines import Line, append, locked, repaired, whole
-from holdfast.records.schema import SCHEMA_VERSION
 from holdfast.records.turns import Turns, unshared
 
 RUN, OUTCOMES, SUMMARY, SAMPLES = "run.json", "outcomes.jsonl", "summary.json", "samples.safetensors"
 SHARDS = "outcomes.*.jsonl"
 
-_NOT_IDENTITY = {"model": {"device", "name"}, "data": {"name"}}
 
-Document = TypeVar("Document", bound=BaseModel)
+@dataclass(frozen=True)
+class Layout(Generic[Line]):
+    """What a kind of part holds.
+
+    Args:
+        kind: of a line.
+        key: what a line is about; its last entry is a number, of an image or a chunk of them.
+        identity: the fields of what was asked for that make another run.
+    """
+
+    kind: type[Line]
+    key: Callable[[Line], tuple[Any, ...]]
+    identity: tuple[str, ...]
 
 
 class PartStore(Generic[Line]):
-    """The folder of a part, open for appending by one process; ``done``: the keys of the lines that are there.
+    """The folder of a part, open for appending by one process; ``done``: the keys of the lines that are there."""
 
-    The last entry of a key is a number, of an image or a chunk of them.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        info: BaseModel,
-        *,
-        identity: tuple[str, ...],
-        kind: type[Line],
-        key: Callable[[Line], tuple[Any, ...]],
-    ) -> None:
+    def __init__(self, folder: Path, info: BaseModel, layout: Layout[Line]) -> None:
         """Opens ``folder``, or resumes it if it holds the same part; takes over what other processes left behind.
 
-        Args:
-            info: what was asked for; ``identity``: its fields that make another run.
-            kind: of a line; ``key``: what a line is about.
+        ``info``: what was asked for.
 
         Raises:
             PlanMismatch: it holds another run.
             StorageError: it cannot be written, or another process is writing to it.
             BadFile: it was damaged by more than a kill.
         """
-        self.folder, self._kind, self._key = folder, kind, key
+        self.folder, self._layout = folder, layout
         self.done = Keys()
         with storing(folder), ExitStack() as opened:
             folder.mkdir(parents=True, exist_ok=True)
             self._lines = opened.enter_context(locked(folder / OUTCOMES))
             if (folder / RUN).exists():
-                same_part(folder, info, identity)
+                same_part(folder, info, layout)
             else:
                 write_atomic(folder / RUN, [info.model_dump_json(indent=2).encode()])
-            self.done.update(key(line) for line in repaired(folder / OUTCOMES, kind))
+            self.done.update(layout.key(line) for line in repaired(folder / OUTCOMES, layout.kind))
             self._absorb(folder.glob(SHARDS))
             opened.pop_all()
 
@@ -73,7 +71,7 @@ class PartStore(Generic[Line]):
         """Writes one line."""
         with storing(self.folder):
             append(self._lines, line)
-        self.done.add(self._key(line))
+        self.done.add(self._layout.key(line))
 
     def hand_over(self) -> None:
         """The counterpart of `PartShard.hand_over`: what is appended here is where it belongs."""
@@ -98,8 +96,8 @@ class PartStore(Generic[Line]):
         """Appends the lines of these files, and removes them. A kill in between loses nothing."""
         for path in sorted(shards):
             with locked(path):
-                for line in repaired(path, self._kind):
-                    if self._key(line) not in self.done:
+                for line in repaired(path, self._layout.kind):
+                    if self._layout.key(line) not in self.done:
                         self.append(line)
             os.fsync(self._lines.fileno())
             path.unlink()
@@ -108,16 +106,7 @@ class PartStore(Generic[Line]):
 class PartShard(Generic[Line]):
     """The same folder for a process beside the first, which reads what was ``done`` and adds a file at a time."""
 
-    def __init__(
-        self,
-        folder: Path,
-        info: BaseModel,
-        rank: int,
-        *,
-        identity: tuple[str, ...],
-        kind: type[Line],
-        key: Callable[[Line], tuple[Any, ...]],
-    ) -> None:
+    def __init__(self, folder: Path, info: BaseModel, layout: Layout[Line], rank: int) -> None:
         """Reads what is there. The first process has opened the folder, and nothing is appended meanwhile.
 
         Raises:
@@ -126,22 +115,22 @@ class PartShard(Generic[Line]):
         """
         if not (folder / RUN).exists():
             raise unshared(folder)
-        for field, old, new in _differing(folder, info, identity):
+        for field, old, new in differing(read_document(folder / RUN, type(info)), info, layout.identity):
             raise PlanMismatch(
                 f"process {rank} would do another run than process 0: its {field} is {new}, and not {old}",
                 hint="every process builds the model and reads the data anew: give it weights, or seed what its factory "
                 "draws, and give all hosts the same files",
             )
-        self.folder, self._key = folder, key
+        self.folder, self._layout = folder, layout
         self.done = Keys()
-        self.done.update(key(line) for line in whole(folder / OUTCOMES, kind))
+        self.done.update(layout.key(line) for line in whole(folder / OUTCOMES, layout.kind))
         self._turns = Turns(folder, (SHARDS,), rank)
 
     def append(self, line: Line) -> None:
         """Writes one line."""
         with storing(self.folder):
             append(self._turns.files()[0], line)
-        self.done.add(self._key(line))
+        self.done.add(self._layout.key(line))
 
     def hand_over(self) -> str | None:
         """Closes the file that is open; returns its name, None if nothing was appended."""
@@ -159,61 +148,19 @@ Part: TypeAlias = PartStore[Line] | PartShard[Line]
 """A part of a run, as the first process or another one has it open."""
 
 
-def part(
-    folder: Path,
-    info: BaseModel,
-    rank: int,
-    *,
-    identity: tuple[str, ...],
-    kind: type[Line],
-    key: Callable[[Line], tuple[Any, ...]],
-) -> Part[Line]:
+def part(folder: Path, info: BaseModel, layout: Layout[Line], rank: int) -> Part[Line]:
     """The part in ``folder`` for the process of that rank, see `PartStore` and `PartShard`. Raises as they do."""
-    if rank:
-        return PartShard(folder, info, rank, identity=identity, kind=kind, key=key)
-    return PartStore(folder, info, identity=identity, kind=kind, key=key)
+    return PartShard(folder, info, layout, rank) if rank else PartStore(folder, info, layout)
 
 
-def same_part(folder: Path, info: BaseModel, identity: tuple[str, ...]) -> None:
+def same_part(folder: Path, info: BaseModel, layout: Layout[Any]) -> None:
     """Refuses a folder that holds another run than that of ``info``. Raises PlanMismatch."""
-    for field, old, new in _differing(folder, info, identity):
-        raise PlanMismatch(
-            f"{folder} holds another run: its {field} is {old}, now it is {new}",
-            hint="give a new folder with --out, or run with the settings of that run to resume it",
-        )
+    check_same(folder, read_document(folder / RUN, type(info)), info, layout.identity)
 
 
-def finished(folder: Path, info: BaseModel, identity: tuple[str, ...], kind: type[Document]) -> Document | None:
+def finished(folder: Path, info: BaseModel, layout: Layout[Any], kind: type[Document]) -> Document | None:
     """The summary of the run in ``folder``, None if there is none yet. Raises PlanMismatch if it is of another run."""
     if not (folder / SUMMARY).exists():
         return None
-    same_part(folder, info, identity)
+    same_part(folder, info, layout)
     return read_document(folder / SUMMARY, kind)
-
-
-def read_document(path: Path, kind: type[Document]) -> Document:
-    """One of the JSON documents. Raises BadFile where it is missing, damaged, or of a newer version."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        version = json.loads(text).get("schema_version", 0)
-        if version > SCHEMA_VERSION:
-            raise BadFile(f"{path} was written by a newer holdfast (schema {version})", hint="upgrade holdfast")
-        return kind.model_validate_json(text)
-    except FileNotFoundError:
-        raise BadFile(f"{path} does not exist", hint="run the same audit to its end") from None
-    except (ValidationError, ValueError, AttributeError, TypeError, OSError) as error:
-        raise BadFile(f"{path} cannot be read: {error}", hint="start again in a new folder") from None
-
-
-def _differing(folder: Path, info: BaseModel, identity: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
-    """The fields in which the run of ``folder`` is another one than that of ``info``: name, there, here."""
-    found = read_document(folder / RUN, type(info))
-    for field in identity:
-        old, new = (_identity(each, field) for each in (found, info))
-        if old != new:
-            yield field, json.dumps(old)[:160], json.dumps(new)[:160]
-
-
-def _identity(info: BaseModel, field: str) -> object:
-    value = info.model_dump(mode="json")[field]
-    return {k: v for k, v in value.items() if k not in _NOT_IDENTITY[field]} if field in _NOT_IDENTITY else value

@@ -18,9 +18,12 @@ CLEAN = "clean"
 
 
 class Frozen(BaseModel):
-    """The settings that all models of the schema share."""
+    """The settings that all models of the schema share.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    JSON has no number for infinity and NaN: they are written as the strings ``"Infinity"``, ``"-Infinity"`` and ``"NaN"``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Rate(Frozen):

@@ -15,13 +15,12 @@ from pydantic import Field
 
 from holdfast.foundation.errors import BadFile
 from holdfast.records.conditions import Mean
+from holdfast.records.document import read_document
 from holdfast.records.lines import whole
-from holdfast.records.part import OUTCOMES, RUN, SUMMARY, Part, finished, part, read_document
+from holdfast.records.part import OUTCOMES, RUN, SUMMARY, Layout, Part, finished, part
 from holdfast.records.schema import SCHEMA_VERSION, DataInfo, Finding, Frozen, ModelInfo
 
 FOLDER = "perturbations"
-
-_IDENTITY = ("perturbations", "difficulty", "variant", "seed", "chunk", "model", "data")
 
 
 class SequencesInfo(Frozen):
@@ -90,16 +89,16 @@ class SequencesSummary(Frozen):
     warnings: tuple[Finding, ...] = ()
 
 
+_LAYOUT = Layout(
+    Sequences,
+    key=lambda line: (line.perturbation, line.first),
+    identity=("perturbations", "difficulty", "variant", "seed", "chunk", "model", "data"),
+)
+
+
 def sequences_store(folder: Path, info: SequencesInfo, rank: int = 0) -> Part[Sequences]:
     """The perturbations of the run in ``folder``, to append to; ``done``: (perturbation, first). Raises as `part`."""
-    return part(
-        folder / FOLDER,
-        info,
-        rank,
-        identity=_IDENTITY,
-        kind=Sequences,
-        key=lambda line: (line.perturbation, line.first),
-    )
+    return part(folder / FOLDER, info, _LAYOUT, rank)
 
 
 def measured(folder: Path, n: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, int]]:
@@ -128,7 +127,7 @@ def measured(folder: Path, n: int) -> tuple[dict[str, np.ndarray], dict[str, np.
 
 def finished_sequences(folder: Path, info: SequencesInfo) -> SequencesSummary | None:
     """The numbers of a run, None if it is not finished. Raises PlanMismatch where the folder holds another one."""
-    return finished(folder / FOLDER, info, _IDENTITY, SequencesSummary)
+    return finished(folder / FOLDER, info, _LAYOUT, SequencesSummary)
 
 
 def read_sequences(folder: Path) -> SequencesInfo:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.foundation.errors import BadFile, PlanMismatch
+from holdfast.records.document import check_same, read_document
 from holdfast.records.files import storing, write_atomic
 from holdfast.records.known import Known, Outcome, within
 from holdfast.records.lines import append, locked, repaired, unbuffered, whole, write
-from holdfast.records.schema import SCHEMA_VERSION, Record, RunInfo, Summary
+from holdfast.records.schema import Record, RunInfo, Summary
 from holdfast.records.shard import SHARD_POINTS, SHARDS, shard_files
 from holdfast.records.turns import unshared
 
@@ -23,7 +24,6 @@ RUN, RECORDS, POINTS, SESSIONS = "run.json", "records.jsonl", "points.raw", "ses
 FINAL_POINTS, GALLERY, SUMMARY, REPORT = "points.safetensors", "gallery.safetensors", "summary.json", "report.html"
 
 _IDENTITY = ("plan", "stages", "draws", "threat", "eps", "curve", "seed", "model", "data")
-_NOT_IDENTITY = {"model": {"device", "name"}, "data": {"name"}}
 
 
 class Store(Known):
@@ -180,42 +180,29 @@ def same_run(folder: Path, info: RunInfo) -> RunInfo:
         PlanMismatch: it is another one; the message names the first setting that differs.
     """
     found = read_info(folder)
-    for field in _IDENTITY:
-        old, new = _identity(found, field), _identity(info, field)
-        if old != new:
-            raise PlanMismatch(
-                f"{folder} holds another run: its {field} is {_short(old)}, now it is {_short(new)}",
-                hint="give a new folder with --out, or run with the settings of that run to resume it",
-            )
+    check_same(folder, found, info, _IDENTITY)
     return found
-
-
-def _identity(info: RunInfo, field: str) -> object:
-    value = info.model_dump(mode="json")[field]
-    return {k: v for k, v in value.items() if k not in _NOT_IDENTITY[field]} if field in _NOT_IDENTITY else value
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 160 else text[:157] + "..."
 
 
 def _past(folder: Path) -> tuple[float, int]:
     """Wall seconds and discarded evaluations of the sessions before this one; a killed one lasted to its last record."""
     path = folder / SESSIONS
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     seconds: dict[float, float] = {}
     discarded = 0
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             continue  # the torn last line of a session that was killed
         seconds[entry["started"]] = entry.get("seconds", 0.0)
         discarded += entry.get("discarded", 0)
+    missing = "\n" if text and not text.endswith("\n") else ""
     if seconds and not seconds[last := max(seconds)]:
         seconds[last] = max(0.0, (folder / RECORDS).stat().st_mtime - last)
-        with path.open("a") as file:
-            file.write("\n" + json.dumps({"started": last, "seconds": seconds[last]}) + "\n")
+        missing += json.dumps({"started": last, "seconds": seconds[last]}) + "\n"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(missing)
     return sum(seconds.values()), discarded
 
 
@@ -225,7 +212,7 @@ def read_info(folder: Path) -> RunInfo:
     Raises:
         BadFile: there is no run, or its file is damaged or of a newer version.
     """
-    return _read_model(folder / RUN, RunInfo, "give the folder that was the --out of an audit")
+    return read_document(folder / RUN, RunInfo, hint="give the folder that was the --out of an audit")
 
 
 def read_summary(folder: Path) -> Summary:
@@ -234,20 +221,7 @@ def read_summary(folder: Path) -> Summary:
     Raises:
         BadFile: the run is not finished, or its file is damaged or of a newer version.
     """
-    return _read_model(folder / SUMMARY, Summary, "run the same audit again: it goes on where it stopped")
-
-
-def _read_model(path: Path, kind, hint: str):
-    try:
-        text = path.read_text(encoding="utf-8")
-        version = json.loads(text).get("schema_version")
-        if version is not None and version > SCHEMA_VERSION:
-            raise BadFile(f"{path} was written by a newer holdfast (schema {version})", hint="upgrade holdfast")
-        return kind.model_validate_json(text)
-    except FileNotFoundError:
-        raise BadFile(f"{path} does not exist", hint=hint) from None
-    except (ValueError, AttributeError, OSError) as error:
-        raise BadFile(f"{path} cannot be read: {error}", hint=hint) from None
+    return read_document(folder / SUMMARY, Summary, hint="run the same audit again: it goes on where it stopped")
 
 
 def read_records(folder: Path) -> Iterator[Record]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.foundation.errors import BadValue
-from holdfast.training.run import EpochRecord, Watch
+from holdfast.training.folder import EpochRecord
+from holdfast.training.run import Watch
 from holdfast.training.watchdog import ProbeRecord
 
 FOLDER = "tensorboard"

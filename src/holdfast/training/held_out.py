@@ -1,8 +1,8 @@
-"""What a net would be worth now: its accuracy on images that were held out of the training data."""
+"""What a net would be worth now: its accuracy on images that were held out of the training data, and what that says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,9 +15,14 @@ from holdfast.ascent.meter import Classifier
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.pgd import PGD
 from holdfast.attacks.spatial_gradient import SpatialGradient
+from holdfast.records.schema import Finding
 from holdfast.threats.threat import Threat
 from holdfast.threats.union import parts
+from holdfast.training.folder import ROBUST, EpochRecord, worth
 from holdfast.training.team import Team
+
+FALL = 0.05
+"""By how much held-out robust accuracy has fallen from its best when a net is said to overfit."""
 
 
 class Judged(NamedTuple):
@@ -77,3 +82,34 @@ def one_answer(net: nn.Module, x: Tensor) -> bool:
 
 Judge = Callable[[nn.Module], Judged]
 """A net -> its accuracy on the held-out images."""
+
+
+def constant_network() -> Finding:
+    """That a net gives `one_answer`."""
+    return Finding(
+        check="constant network",
+        level="warning",
+        saw="the net gives one answer to all held-out images",
+        means="it has learned nothing, as small nets at large radii can (Madry et al. 2018, section 4)",
+        remedy="let the radius grow over more steps (warm_up), lower the learning rate, or take a wider net",
+    )
+
+
+def overfitting(epochs: Sequence[EpochRecord], robust: float, train: float) -> Finding | None:
+    """Robust overfitting: held-out accuracy falls while that on the training images does not. It is told once.
+
+    Args:
+        epochs: those before; ``robust``: the held-out accuracy after PGD now, ``train``: that on training images.
+    """
+    best = max(epochs, key=worth, default=None)
+    told = any(each.check == "robust overfitting" for record in epochs for each in record.findings)
+    if best is None or told or robust > best.robust - FALL or train < best.robust + FALL:
+        return None
+    return Finding(
+        check="robust overfitting",
+        level="warning",
+        saw=f"after PGD {robust:.0%} of the held-out images are right, which was {best.robust:.0%} after epoch "
+        f"{best.epoch}, and {train:.0%} of the training images",
+        means="the net learns its training images by heart (Rice, Wong and Kolter 2020)",
+        remedy=f"{ROBUST} is from epoch {best.epoch}; train for fewer epochs, average the weights or perturb them (awp)",
+    )

@@ -30,12 +30,22 @@ from holdfast.foundation.errors import BadData, BadModel, BadValue, PlanMismatch
 from holdfast.models.load import build
 from holdfast.models.probe import probe
 from holdfast.objectives.objective import Objective
-from holdfast.records.files import storing, write_atomic
-from holdfast.records.lines import append, locked, repaired
-from holdfast.records.part import read_document
-from holdfast.records.schema import Finding, Frozen
+from holdfast.records.files import storing
+from holdfast.records.lines import append, locked
 from holdfast.training.checkpoint import declared, digest, keep, restored
-from holdfast.training.held_out import Judge, judged, one_answer
+from holdfast.training.folder import (
+    CLEAN,
+    FINAL,
+    LOG,
+    PROBES,
+    ROBUST,
+    EpochRecord,
+    TrainingInfo,
+    check_same,
+    lines,
+    worth,
+)
+from holdfast.training.held_out import Judge, constant_network, judged, one_answer, overfitting
 from holdfast.training.loop import Trainer
 from holdfast.training.plan import TrainingPlan, planned
 from holdfast.training.recipe import Recipe
@@ -43,56 +53,11 @@ from holdfast.training.saved import Running, resume, store
 from holdfast.training.team import Team, connected
 from holdfast.training.watchdog import NO_NUMBER, ProbeRecord, Watchdog
 
-RUN, LOG, PROBES, ROBUST, CLEAN, FINAL = (
-    "training.json",
-    "log.jsonl",
-    "probes.jsonl",
-    "best_robust.safetensors",
-    "best_clean.safetensors",
-    "final.safetensors",
-)
-
 HELD_OUT = 1000
 """How many training images are held out for choosing the best weights, at most; at most a tenth of all."""
 
 SAVE_EVERY = 60.0
 """Seconds between two saves within an epoch."""
-
-_FALL = 0.05
-"""By how much held-out robust accuracy has fallen from its best when a net is said to overfit."""
-
-
-class TrainingInfo(Frozen):
-    """What was asked for. ``recipe``: its fields as text; ``identity``: a digest of net, recipe, data and version."""
-
-    schema_version: int = 1
-    created: str
-    net: str
-    options: dict[str, Any]
-    recipe: dict[str, str]
-    data: str
-    extra: str = ""
-    n: int
-    held_out: int
-    identity: str
-    command: str = ""
-
-
-class EpochRecord(Frozen):
-    """One epoch: the mean loss over its steps, and the accuracy of what is judged on the images that were held out.
-
-    ``robust``: after PGD of 10 steps, ``single``: after FGSM; both equal ``clean`` where the radius is 0. ``seconds``: since
-    the training began; ``watched``: those of them that the watchdog took since it was last started.
-    """
-
-    epoch: int
-    loss: float
-    clean: float
-    robust: float
-    single: float
-    seconds: float
-    watched: float = 0.0
-    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +88,7 @@ class Training:
     @property
     def best(self) -> EpochRecord:
         """The epoch of the most robust weights; among equals that of the most accurate."""
-        return max(self.epochs, key=_worth)
+        return max(self.epochs, key=worth)
 
 
 def train(
@@ -203,7 +168,7 @@ def train(
             with storing(out):
                 out.mkdir(parents=True, exist_ok=True)
                 files += map(locked, (out / LOG, out / PROBES))
-            _same(out, info)
+            check_same(out, info)
         if team.by_first(lambda: info.identity) != info.identity:
             raise PlanMismatch(
                 f"process {team.rank} was given another training than process 0",
@@ -216,8 +181,8 @@ def train(
         running = resume(out, info.identity, trainer, watchdog)
         epochs, looks = team.by_first(
             lambda: (
-                _lines(out / LOG, EpochRecord, running.epochs),
-                _lines(out / PROBES, ProbeRecord, running.probes),
+                lines(out / LOG, EpochRecord, running.epochs),
+                lines(out / PROBES, ProbeRecord, running.probes),
             )
         )
         x, y = tensors(held, held.ids, dtype=dtype, device=torch.device(device))
@@ -307,10 +272,13 @@ class _Run:
         trainer, running = self.trainer, self.running
         net = trainer.judged()
         with trainer.gathered():
-            found, constant = self.judge(net), self._constant(net)
+            found, constant = self.judge(net), constant_network() if self.constant(net) else None
         new = [probe for probe in looks if probe.step > trainer.done - trainer.per_epoch]
         findings = {each.check: each for probe in new for each in probe.findings}
-        for finding in self._overfitting(epochs, found.robust, looks), constant:
+        overfitted = overfitting(epochs, found.robust, looks[-1].robust if looks else 0.0)
+        if overfitted is not None and trainer.recipe.watch == "stop":
+            self.watchdog.end(f"robust overfitting after epoch {trainer.epoch}")
+        for finding in overfitted, constant:
             if finding is not None:
                 findings.setdefault(finding.check, finding)
         loss = float(torch.stack(running.losses).mean())
@@ -329,7 +297,7 @@ class _Run:
             "held_out_clean": f"{record.clean:.4f}",
             "held_out_robust": f"{record.robust:.4f}",
         }
-        if not epochs or _worth(record) > max(map(_worth, epochs)):
+        if not epochs or worth(record) > max(map(worth, epochs)):
             self._keep(net, ROBUST, said)
         if not epochs or record.clean > max(each.clean for each in epochs):
             self._keep(net, CLEAN, said)
@@ -352,39 +320,6 @@ class _Run:
         elif self.trainer.sharded:
             self.trainer.state()  # the pieces of this process, for the first one
 
-    def _constant(self, net: torch.nn.Module) -> Finding | None:
-        if not self.constant(net):
-            return None
-        return Finding(
-            check="constant network",
-            level="warning",
-            saw="the net gives one answer to all held-out images",
-            means="it has learned nothing, as small nets at large radii can (Madry et al. 2018, section 4)",
-            remedy="let the radius grow over more steps (warm_up), lower the learning rate, or take a wider net",
-        )
-
-    def _overfitting(self, epochs: list[EpochRecord], robust: float, looks: list[ProbeRecord]) -> Finding | None:
-        """Robust overfitting: held-out accuracy falls while that on the training images does not."""
-        best = max(epochs, key=_worth, default=None)
-        train = looks[-1].robust if looks else 0.0
-        told = any(each.check == "robust overfitting" for record in epochs for each in record.findings)
-        if best is None or told or robust > best.robust - _FALL or train < best.robust + _FALL:
-            return None
-        if self.trainer.recipe.watch == "stop":
-            self.watchdog.end(f"robust overfitting after epoch {self.trainer.epoch}")
-        return Finding(
-            check="robust overfitting",
-            level="warning",
-            saw=f"after PGD {robust:.0%} of the held-out images are right, which was {best.robust:.0%} after epoch "
-            f"{best.epoch}, and {train:.0%} of the training images",
-            means="the net learns its training images by heart (Rice, Wong and Kolter 2020)",
-            remedy=f"{ROBUST} is from epoch {best.epoch}; train for fewer epochs, average the weights or perturb them (awp)",
-        )
-
-
-def _worth(record: EpochRecord) -> tuple[float, float]:
-    return record.robust, record.clean
-
 
 def _with_helper(recipe: Recipe, path: Path, device: str) -> Recipe:
     """The recipe whose objectives have the net of that file for a helper."""
@@ -399,27 +334,3 @@ def _with_helper(recipe: Recipe, path: Path, device: str) -> Recipe:
     net = restored(path).to(device)
     later = tuple((start, helped(each)) for start, each in recipe.later)
     return dataclasses.replace(recipe, objective=helped(recipe.objective), later=later)
-
-
-def _same(out: Path, info: TrainingInfo) -> None:
-    if not (out / RUN).exists():
-        write_atomic(out / RUN, [info.model_dump_json(indent=2).encode()])
-        return
-    known = read_document(out / RUN, TrainingInfo)
-    if known.identity != info.identity:
-        other = [key for key in info.recipe if known.recipe.get(key) != info.recipe[key]]
-        what = (
-            f"its {other[0]} is {known.recipe.get(other[0])}, now it is {info.recipe[other[0]]}"
-            if other
-            else (f"{known.net} on {known.data}, now {info.net} on {info.data}, or of another version")
-        )
-        raise PlanMismatch(f"{out} holds another training: {what}", hint="give a new folder with --out")
-
-
-def _lines(path: Path, kind: type[Any], count: int) -> list[Any]:
-    """The first ``count`` lines; those after the checkpoint are dropped, because they will be written again."""
-    found = list(repaired(path, kind))[:count]
-    text = path.read_bytes().splitlines(keepends=True)
-    with path.open("r+b") as file:
-        file.truncate(sum(map(len, text[:count])))
-    return found

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from holdfast.foundation.errors import BadFile
 from holdfast.records.files import storing, write_atomic
+from holdfast.training.checkpoint import metadata
 from holdfast.training.loop import Trainer
 from holdfast.training.watchdog import Watchdog
 
@@ -54,7 +55,7 @@ def store(out: Path, identity: str, trainer: Trainer, watchdog: Watchdog, runnin
     }
     text = save(_cpu(state), said)
     with storing(out):
-        if (out / LAST).exists():
+        if metadata(out / LAST):  # a torn one must not take the place of a whole one
             (out / LAST).replace(out / BEFORE)
     write_atomic(out / LAST, [text])
 

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.audit import plan as plans
+from holdfast.audit.description import describe
+from holdfast.audit.preflight import examined
 from holdfast.audit.ranks import Alone, Apart, Ranks
-from holdfast.audit.run import describe, examined, lend_a_hand, run
+from holdfast.audit.run import lend_a_hand, run
 from holdfast.audit.session import Watcher
 from holdfast.data.source import Source, subset
 from holdfast.foundation.stats import wilson
 from holdfast.models.load import load
-from holdfast.records.part import read_document
+from holdfast.records.document import read_document
 from holdfast.records.schema import Rate, Summary
 from holdfast.records.store import read_records, read_summary
 from holdfast.threats.threat import Threat
-from holdfast.training.run import ROBUST, RUN, TrainingInfo
+from holdfast.training.folder import ROBUST, RUN, TrainingInfo
 
 FOLDER = "audit"
 """Where in the training's folder it is written; with the set's name behind where there are several."""

@@ -16,9 +16,10 @@ from holdfast.audit.certified.conclude import conclude_certified
 from holdfast.audit.certified.question import Pursuit, Question
 from holdfast.audit.certified.run import run_certified
 from holdfast.audit.config import DEFENDED, check_numbers
+from holdfast.audit.description import data_info, versions
 from holdfast.audit.divided import Watcher
+from holdfast.audit.preflight import look
 from holdfast.audit.ranks import Alone, Ranks, by_first
-from holdfast.audit.run import data_info, look, versions
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from holdfast import keys
 from holdfast.ascent import engine
+from holdfast.ascent.room import graphs_at_once
 from holdfast.ascent.state import Rows, take
 from holdfast.attacks.apgd import APGD
 from holdfast.audit.certified.question import Pursuit, Question
-from holdfast.audit.defended.run import AT_ONCE, AT_ONCE_DEVICE
 from holdfast.audit.defended.search import SCALE, Reached, Search, reached, standing
 from holdfast.audit.defended.views import Cost, Entrance, Steady
 from holdfast.defences.certificate import ABSTAINS, predict
@@ -91,7 +91,7 @@ class _Smoothed:
         """The undefended model's worst points that a search from ``start`` finds."""
         entrance = Entrance("undefended", Steady(self.core), Cost(1, 1))
         search = Search(entrance.name, APGD(steps=SCALE * self.asked.steps, loss="margin"), entrance, 1)
-        return reached(search, rows, start, entrance.model, 1, _at_once(start))
+        return reached(search, rows, start, entrance.model, 1, graphs_at_once(start.device))
 
     def worst(self, rows: Rows, ids: Tensor, starts: Sequence[Tensor], number: int) -> Reached:
         """The points at which the most copies are wrong: of ``starts``, and of a search from the worst of them.
@@ -112,7 +112,7 @@ class _Smoothed:
             compare(other)
         entrance = Entrance("probabilities", self._averaged(draws, number), Cost(draws, draws))
         search = Search(entrance.name, APGD(steps=self.asked.steps, loss="margin"), entrance, self.asked.restarts)
-        got = reached(search, rows, best, self._averaged(JUDGED, number), JUDGED, _at_once(best))
+        got = reached(search, rows, best, self._averaged(JUDGED, number), JUDGED, graphs_at_once(best.device))
         compare(got.x)
         return Reached(best, got.gradients, got.forwards + (len(starts) + 1) * HELD_OUT * len(rows))
 
@@ -120,10 +120,6 @@ class _Smoothed:
         """The mean probability over so many copies."""
         seed = int(keys.fold(keys.root(self.question.seed), number))
         return Viewed(self.model, Smoothing(self.question.sigma, num_draws=draws, seed=seed))
-
-
-def _at_once(x: Tensor) -> int:
-    return AT_ONCE if x.device.type == "cpu" else AT_ONCE_DEVICE
 
 
 def _distance(x0: Tensor, x: Tensor) -> Tensor:

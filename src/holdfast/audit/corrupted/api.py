@@ -20,7 +20,8 @@ from holdfast.audit.corrupted.conclude import (
     errors_of,
     standard_baseline,
 )
-from holdfast.audit.corrupted.run import Asked, asked, describe_conditions, run_conditions
+from holdfast.audit.corrupted.question import Asked, asked
+from holdfast.audit.corrupted.run import describe_conditions, run_conditions
 from holdfast.audit.divided import Watcher
 from holdfast.audit.ranks import Alone, Ranks, by_first
 from holdfast.data.frost import frost_photographs

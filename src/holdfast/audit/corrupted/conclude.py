@@ -22,7 +22,8 @@ from holdfast.audit.corrupted.error import (
     shares,
 )
 from holdfast.audit.corrupted.notes import notes
-from holdfast.audit.corrupted.run import Asked, uint8_images
+from holdfast.audit.corrupted.question import Asked
+from holdfast.audit.feed import uint8_images
 from holdfast.corruptions.corruption import SEVERITIES
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadValue

@@ -73,11 +73,6 @@ def corruption_error(errors: Errors, baseline: Errors) -> dict[str, float]:
     return {name: sum(values) / _sum(baseline, name, len(values)) for name, values in errors.items()}
 
 
-def mean_corruption_error(errors: Errors, baseline: Errors | None = None) -> float:
-    """mCE: the mean CE over all corruptions given. Without a baseline: the mean error, not normalised."""
-    return sum(share * errors[name][place - 1] for (name, place), share in shares(errors, baseline).items())
-
-
 def relative_corruption_error(
     errors: Errors, clean: float, baseline: Errors, baseline_clean: float
 ) -> dict[str, float]:

@@ -8,9 +8,11 @@ import numpy as np
 
 from holdfast.ascent import engine
 from holdfast.ascent.frozen import frozen, rng_kept
-from holdfast.audit.corrupted.run import Asked, chunk_of, uint8_images
+from holdfast.audit.corrupted.question import Asked
+from holdfast.audit.corrupted.run import chunk_of
 from holdfast.audit.estimate import CHECKS, Cost
-from holdfast.audit.run import look
+from holdfast.audit.feed import uint8_images
+from holdfast.audit.preflight import look
 from holdfast.data.source import Source
 from holdfast.foundation import memory
 from holdfast.models.doctor import raise_errors

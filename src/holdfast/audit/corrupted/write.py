@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from holdfast import __version__
-from holdfast.audit.corrupted.run import PIXELS, Asked, uint8_images
+from holdfast.audit.corrupted.question import Asked
+from holdfast.audit.corrupted.run import PIXELS
+from holdfast.audit.feed import uint8_images
+from holdfast.audit.sweep import Chunk
 from holdfast.corruptions.corruption import SEVERITIES
 from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
@@ -26,15 +27,6 @@ LAYOUTS = ("arrays", "folders")
 
 Watcher = Callable[[str, int, int], None]
 """Called with what is being written, images written and images in all."""
-
-
-class Chunk(NamedTuple):
-    """Some images: the place of the first, their ids (n,), the clean images (n,C,H,W) uint8, their labels (n,)."""
-
-    first: int
-    ids: np.ndarray
-    clean: Tensor
-    labels: np.ndarray
 
 
 def write_set(source: Source, question: Asked, out: Path, *, layout: str, watch: Watcher | None = None) -> int:

@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from holdfast.ascent.frozen import frozen
 from holdfast.attacks.apgd import APGD
 from holdfast.audit.config import DEFENDED, check_numbers
+from holdfast.audit.defended.bench import Subject
 from holdfast.audit.defended.conclude import conclude_defended
 from holdfast.audit.defended.effort import Effort
 from holdfast.audit.defended.outcome import adaptive_stage, gathered
-from holdfast.audit.defended.run import Subject, run_defended
+from holdfast.audit.defended.run import run_defended
 from holdfast.audit.defended.views import core_of, drawing, name_of, num_draws, plain, pool_info, pools, settings
+from holdfast.audit.description import data_info, versions
 from holdfast.audit.divided import Watcher
 from holdfast.audit.feed import tensors
+from holdfast.audit.preflight import look
 from holdfast.audit.ranks import Alone, Ranks, by_first
-from holdfast.audit.run import data_info, look, versions
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
 from holdfast.defences.defence import Defence

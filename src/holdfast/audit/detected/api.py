@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from holdfast.attacks.apgd import APGD
 from holdfast.audit.config import DEFENDED, check_numbers
 from holdfast.audit.defended.views import plain, pool_info, settings
+from holdfast.audit.description import data_info, versions
 from holdfast.audit.detected.conclude import Told, concluded, told
 from holdfast.audit.detected.images import divided
 from holdfast.audit.detected.options import EXTRA, built, suited
-from holdfast.audit.detected.run import Estimate, Subject, points_file, read_points, run_detected
+from holdfast.audit.detected.run import Estimate, Subject, points_file, run_detected
 from holdfast.audit.divided import Watcher
-from holdfast.audit.run import data_info, look, versions
+from holdfast.audit.preflight import look
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
 from holdfast.detectors.detector import Detector
@@ -41,6 +42,7 @@ from holdfast.records.detected import (
 )
 from holdfast.records.files import write_atomic
 from holdfast.records.part import RUN
+from holdfast.records.points import read_points
 from holdfast.threats.threat import Threat
 
 

@@ -95,7 +95,7 @@ def concluded(
     clean, oblivious = (~seen[lines[0].detector].fooled(what) for what in (CLEAN, OBLIVIOUS))
     # Whoever attacks the model alone may use every point that a search found, those against detectors included.
     alone = np.all([clean, oblivious, *(~each.fooled(ADAPTIVE) for each in seen.values())], axis=0)
-    rows = tuple(_row(label, each, alone, info, lines, costs[label]) for label, each in seen.items())
+    rows = tuple(_row(label, each, alone, lines, costs[label]) for label, each in seen.items())
     return DetectedSummary(
         info=info,
         n=len(alone),
@@ -110,9 +110,7 @@ def concluded(
     )
 
 
-def _row(
-    label: str, seen: Told, alone: np.ndarray, info: DetectedInfo, lines: Sequence[Scored], cost: float
-) -> DetectorRow:
+def _row(label: str, seen: Told, alone: np.ndarray, lines: Sequence[Scored], cost: float) -> DetectorRow:
     own = [line for line in lines if line.detector == label]
     robust = {attack: _robust(seen, attack) for attack in (OBLIVIOUS, ADAPTIVE)}
     alarms, noise = (seen.flagged(what) for what in (CLEAN, NOISE))

@@ -9,18 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from holdfast import keys
 from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Meter
+from holdfast.ascent.room import graphs_at_once
 from holdfast.ascent.search_copy import search_copy
 from holdfast.ascent.state import Rows
 from holdfast.attacks.apgd import APGD
 from holdfast.audit.defended.outcome import rate
-from holdfast.audit.defended.run import AT_ONCE, AT_ONCE_DEVICE
 from holdfast.audit.defended.search import climbed, most_certain
 from holdfast.audit.defended.views import Tally, core_of
 from holdfast.audit.detected.images import Images
@@ -32,7 +30,7 @@ from holdfast.detectors.detector import Detector
 from holdfast.detectors.evasion import WAYS, Unnoticed, evade
 from holdfast.detectors.guard import Guard
 from holdfast.foundation import registry
-from holdfast.foundation.errors import BadFile, BadModel
+from holdfast.foundation.errors import BadModel
 from holdfast.models.model import Model
 from holdfast.records.detected import (
     ADAPTIVE,
@@ -46,7 +44,7 @@ from holdfast.records.detected import (
     detected_store,
     scored,
 )
-from holdfast.records.files import write_atomic
+from holdfast.records.points import read_points, write_points
 from holdfast.records.schema import CLEAN
 from holdfast.threats.threat import Threat
 
@@ -236,7 +234,7 @@ class _Session:
             ]
             best = most_certain(meter, points, Rows(x, y, torch.full_like(y, -1), key, self.threat))
             spent = torch.tensor([meter.forwards, meter.backwards])
-            write_atomic(file, [save({"x": best.cpu().contiguous(), "evaluations": spent})])
+            write_points(file, {"x": best, "evaluations": spent})
         return read_points(file)["x"].to(self.model.device)
 
     def _images(self, first: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -269,18 +267,9 @@ class _Session:
 
     def _at_once(self, ready: Ready) -> int:
         """How many images a search takes at a time."""
-        most = AT_ONCE if self.model.device.type == "cpu" else AT_ONCE_DEVICE
-        return max(1, int(most / ready.cost))
+        return max(1, int(graphs_at_once(self.model.device) / ready.cost))
 
 
 def points_file(folder: Path, first: int) -> Path:
     """Where the oblivious points of a chunk lie."""
     return folder / FOLDER / POINTS / f"{first}.safetensors"
-
-
-def read_points(file: Path) -> dict[str, Tensor]:
-    """``x``, the points, and ``evaluations``: forwards and gradients that they took. Raises BadFile."""
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BadFile(f"{file} cannot be read: {error}", hint="start again in a new folder") from None

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from holdfast.audit.config import check_numbers
 from holdfast.audit.divided import Watcher
-from holdfast.audit.perturbed.run import asked, describe_sequences, divided_by, evaluate_sequences
+from holdfast.audit.perturbed.question import asked, divided_by
+from holdfast.audit.perturbed.run import describe_sequences, evaluate_sequences
 from holdfast.data.load import load as load_data
 from holdfast.data.source import Source
 from holdfast.models.load import load as load_model
