@@ -43,6 +43,12 @@ in a command, an error shows where in the code it arose.
 
 VERBOSE = "--verbose"
 
+_GO_ON = {"attack", "audit", "certify", "corrupt", "demo", "detect", "experiment", "explain", "train"}
+"""The commands that write what they finish, and go on there when they are run again."""
+
+_INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended: 128 + SIGINT."""
+
 _READER_GONE = 141
 """What a shell reports of a program whose output nobody reads any more: 128 + SIGPIPE."""
 
@@ -117,9 +123,7 @@ def run(arguments: Sequence[str]) -> int:
             problems.print_exception()
         return _told(problems, error)
     except KeyboardInterrupt:
-        if _first_to_tell():
-            problems.print("stopped. What is finished is kept: run the same command again to go on.", markup=False)
-        return Incomplete.exit_code
+        return _stopped(problems, arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
         return _READER_GONE
@@ -128,6 +132,18 @@ def run(arguments: Sequence[str]) -> int:
             return _READER_GONE
         what = f"the model's own code ended the program with sys.exit({stop.code!r})"
         return _told(problems, BadModel(what, hint="take that call out of its module and its factory"))
+
+
+def _stopped(console: Console, arguments: Sequence[str]) -> int:
+    """What Ctrl-C leaves, in words, and the exit code."""
+    goes_on = next(iter(arguments), "") in _GO_ON
+    if _first_to_tell():
+        if goes_on:
+            console.print("stopped. What is finished is kept: run the same command again to go on:", markup=False)
+            console.print(f"  {shlex.join(['holdfast', *arguments])}", markup=False)
+        else:
+            console.print("stopped. Nothing is left to go on from: the same command begins anew.", markup=False)
+    return Incomplete.exit_code if goes_on else _INTERRUPTED
 
 
 def _told(console: Console, error: HoldfastError) -> int:
