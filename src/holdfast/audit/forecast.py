@@ -24,8 +24,8 @@ KNOWN = 8
 class Left(NamedTuple):
     """What is still to come, in evaluations or in seconds.
 
-    ``most``: if every check raises an alarm that still can. ``least``: if none does. In the clean pass and the first search it
-    is open, too, how many fall: for ``least`` as many of those under way as of those that have a verdict.
+    ``most``: if every check raises an alarm that still can. ``least``: if none does. In the clean pass and the first search
+    it is open, too, how many fall: for ``least`` as many of those under way as of those that have a verdict.
     """
 
     least: float
