@@ -78,7 +78,8 @@ def test_progress(source, tmp_path: Path) -> None:
         assert steps[-1].done == steps[-1].total == entered
     assert all(step.all == 30 for step in seen) and seen[-1].robust == round(30 * summary.robust_accuracy.value)
     assert all(one.robust >= other.robust for one, other in pairwise(seen))
-    assert all(step.eta is not None and step.eta >= 0 for step in seen[2:]) and seen[-1].eta == 0
+    assert all(step.eta is not None and 0 <= step.eta.least <= step.eta.most for step in seen[2:])
+    assert seen[-1].eta == (0, 0)
 
 
 @pytest.mark.parametrize("slots", [1, 7, 64])

@@ -92,6 +92,11 @@ class Attack(ABC):
     def steps_on(self, threat: Threat) -> int:
         """How many steps a search takes that does not succeed; it costs so many gradients, and one forward more."""
 
+    @property
+    def lasts(self) -> float:
+        """The share of these steps after which a search that does not succeed usually ends: an estimate, for times only."""
+        return 1.0
+
     def configuration(self) -> dict[str, Any]:
         """The fields and their values, as plain data."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]

@@ -88,7 +88,7 @@ class Hunt:
         failed: called with the position of a sample that gets no verdict because its image cannot be read, or because the
             model raises or answers with NaN near it, and with what happened. None: that ends the hunt with an error.
 
-    ``slots`` is lowered where memory does not suffice.
+    ``slots`` is lowered where memory does not suffice. ``begun`` counts the samples whose first search was begun.
     """
 
     attack: Attack
@@ -101,6 +101,7 @@ class Hunt:
     keep: bool = False
     failed: Callable[[int, str], None] | None = None
 
+    begun: int = 0
     steps_made: int = 0
     rows_stepped: int = 0
 
@@ -190,6 +191,7 @@ class Hunt:
                 else:
                     fresh.append(place)
             begun = self._begin(feed, fresh, fail)
+            self.begun += sum(not search for _, search in begun.place)
             flight = Flight.joined([*parts, begun] if len(begun) else parts)
             if len(begun) < len(fresh):
                 flight = still_wanted(flight)

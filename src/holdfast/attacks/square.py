@@ -84,6 +84,10 @@ class Square(Attack):
     def steps_on(self, threat: Threat) -> int:
         return self.steps
 
+    @property
+    def lasts(self) -> float:
+        return 1.0 if self.patience is None else 0.58  # measured on nets of digits and of MNIST: 0.57 and 0.58
+
     def begin(self, model: Classifier, rows: Rows) -> Draws:
         start = _stripes(rows) if rows.threat.name == "linf" else _tiles(rows)
         none = torch.zeros_like(rows.y, dtype=start.dtype)

@@ -53,6 +53,15 @@ class Past:
         """What is left of a margin, in units of what was taken off it, (N,)."""
         return best / np.maximum(self.clean - best, _TINY)
 
+    def share(self, who: np.ndarray) -> float:
+        """The share of ``who``, (N,) bool, among those left; 0 where none is."""
+        return float(who[self.alive].mean()) if self.alive.any() else 0.0
+
+    def only(self, which: np.ndarray) -> Past:
+        """What is known of some of the samples, ``which`` (N,) bool."""
+        seen = {name: margin[which] for name, margin in self.seen.items()}
+        return Past(self.ids[which], self.alive[which], self.clean[which], seen, self.seed, self.doubts)
+
 
 class Entry(Protocol):
     """A rule: a frozen dataclass of plain values."""
@@ -61,7 +70,7 @@ class Entry(Protocol):
         """Who enters, (N,) bool."""
         ...
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         """How many of n who are left usually enter: an estimate, for times only."""
         ...
 
@@ -73,7 +82,7 @@ class Everyone:
     def __call__(self, past: Past) -> np.ndarray:
         return past.alive
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         return n
 
 
@@ -84,11 +93,13 @@ class Whole:
     def __call__(self, past: Past) -> np.ndarray:
         return np.ones(len(past.ids), dtype=bool)
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         return n
 
 
-FIRST_REACH = 0.4
+NEAR = 0.15
+"""Which share of those left usually is near falling."""
+FIRST_REACH = 0.45
 """With how much reach `Near` usually begins: 0.35 to 0.5 on a net of digits, three radii. Then it falls as it may."""
 
 
@@ -112,6 +123,13 @@ class Near:
     floor: float = 0.05
 
     def __call__(self, past: Past) -> np.ndarray:
+        return self.within(past, self._reach(past))
+
+    def within(self, past: Past, reach: float) -> np.ndarray:
+        """Those left who need at most ``reach``, or the floor, (N,) bool."""
+        return past.alive & (past.need(past.best()) <= max(reach, self.floor))
+
+    def _reach(self, past: Past) -> float:
         best, reach = past.clean, 0.0
         for place, margin in enumerate(past.seen.values()):
             after = np.fmin(best, margin)
@@ -121,10 +139,14 @@ class Near:
                 largest = gain.max() if len(gain) <= 200 else np.quantile(gain, 0.99)
                 reach = max(self.factor * float(largest), self.decay * reach)
             best = after
-        return past.alive & (past.need(best) <= max(reach, self.floor))
+        return reach
 
-    def typical(self, n: int) -> float:
-        return 0.15 * n
+    def typical(self, n: float) -> float:
+        return NEAR * n
+
+    def reach_after(self, past: Past, between: int) -> float:
+        """The need up to which samples are likely to enter when ``between`` more stages of this rule have run."""
+        return (self._reach(past) or FIRST_REACH) * self.decay**between
 
     def usual_reach(self, earlier: int) -> float:
         """The need up to which samples usually enter after so many stages of this rule: an estimate, for times only."""
@@ -153,7 +175,7 @@ class Sampled:
         chosen[nearest] = chosen[drawn] = True
         return chosen
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         return min(self.most, max(self.least, self.share * n), n)
 
 
@@ -180,9 +202,13 @@ class Escalated:
             return past.alive
         if not self.alarms(past) and not past.doubts & CURVED:
             return np.zeros(len(past.ids), dtype=bool)
+        return self.near(past)
+
+    def near(self, past: Past) -> np.ndarray:
+        """Who enters if only the check raises an alarm, (N,) bool."""
         return past.alive & (past.need(past.best()) <= self.need)
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         return 0
 
     def alarms(self, past: Past) -> tuple[str, ...]:
@@ -216,7 +242,7 @@ class Drawn:
         chosen[np.random.default_rng([past.seed, past.ids.sum() % 2**31]).permutation(left)[: self.count]] = True
         return chosen
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         return min(self.count, n)
 
 
@@ -230,7 +256,7 @@ class Same:
     def __call__(self, past: Past) -> np.ndarray:
         return past.alive & ~np.isnan(past.seen[self.stage])
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         return min(self.count, n)
 
 
@@ -244,5 +270,5 @@ class IfBroken:
         fell = ~np.isnan(past.seen[self.stage]) & ~past.alive
         return past.alive & fell.any()
 
-    def typical(self, n: int) -> float:
+    def typical(self, n: float) -> float:
         return 0

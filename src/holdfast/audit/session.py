@@ -27,6 +27,7 @@ from holdfast.ascent.views import Expectation
 from holdfast.audit.entry import Past
 from holdfast.audit.faults import Failures, few
 from holdfast.audit.feed import SourceFeed, tensors
+from holdfast.audit.forecast import Forecast, Left
 from holdfast.audit.plan import Plan, Stage
 from holdfast.audit.postflight import changed, cramped
 from holdfast.audit.preflight import logarithmic
@@ -42,6 +43,9 @@ from holdfast.records.shard import Shard
 from holdfast.records.store import Store
 from holdfast.threats.threat import Threat
 
+LOOKS = 10
+"""How often in a stage the forecast of what is left looks at the margins that became known."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -51,8 +55,8 @@ class Progress:
         stage, eps: what is running.
         done, total: samples with a verdict, of those that entered the stage.
         robust: samples that nothing has broken yet at this radius; all: samples of the run.
-        seconds: wall time of this session so far; eta: seconds left if no sample fell any more, so less, usually (None
-            before anything was measured).
+        seconds: wall time of this session so far.
+        eta: seconds left, as a range (None before anything was measured).
     """
 
     stage: str
@@ -62,7 +66,7 @@ class Progress:
     robust: int
     all: int
     seconds: float
-    eta: float | None
+    eta: Left | None
 
 
 Watcher = Callable[[Progress], None]
@@ -115,10 +119,15 @@ class Session:
         self.asked = (2 if self.draws == 1 else 1) * len(sample) + (0 if slots else PROBED * self.draws)
         """Evaluations of the check whether the model stays what it is, and of the one how many fit into memory."""
         self.began = time.monotonic()
-        most = plan.most_evaluations(threat, 1, model.classes)
-        entering = plan.typically(len(source))
-        self._cost = {name: sum(evaluations) for name, evaluations in most.items()}
-        self._ahead = {name: cost * entering[name] for name, cost in self._cost.items()}
+        self._forecast = Forecast(
+            plan,
+            threat,
+            classes=model.classes,
+            radii=len(store.info.curve),
+            n=len(source),
+            world=ranks.world,
+        )
+        self._hunt: Hunt | None = None
         self.discarded = 0
         """Evaluations spent on searches that ran ahead of a success and were dropped."""
 
@@ -161,7 +170,9 @@ class Session:
                     ranking=tuple(ranks),
                 )
                 self._append(record)
-            tally(len(part), int((logits.argmax(1) != y).sum()))
+            wrong = int((logits.argmax(1) != y).sum())
+            self._forecast.judge(len(part), wrong, self.draws * len(part))
+            tally(len(part), wrong)
         self._agree()
         tally(0, 0)
 
@@ -207,6 +218,8 @@ class Session:
         entered = len(ids) + len(judged)
         broken = self.store.broken_within(eps)
         fallen = {*broken, *self.failed.within(eps)}
+        self._hunt = None
+        self._forecast.begin(stage.name, past, entered=entered, made=self._made())
         tally = self._tally(stage.name, eps, len(judged), entered, len(fallen))
         if not len(ids):
             return
@@ -218,7 +231,7 @@ class Session:
             self._fail(Failure(id=int(ids[position]), stage=stage.name, eps=since, happened=happened))
             tally(1, int(stood[position]))
 
-        hunt = Hunt(
+        self._hunt = hunt = Hunt(
             attack=stage.attack,
             threat=threat,
             targets=stage.attack.searches(ranks),
@@ -238,21 +251,26 @@ class Session:
         own, chunks = shares(order, fixed, self.ranks, f"taken {self._turn}")
         place = {int(ids[position]): int(position) for position in np.intersect1d(begun, own)}
         before = [ended(record, place[record.id]) for record in searched if record.id in place]
-        made, charged = self._made(), -sum(e.forwards + e.backwards for e in before)
+        self._forecast.judge(0, 0, -sum(each.forwards + each.backwards for each in before))
         portions, coming = tee(portion.tolist() for portion in chain([own], chunks))
         places = engine.breadth_first(coming, hunt.targets.shape[1])
         self.ahead.expect(
             (sample for position, _ in places if (sample := int(ids[position])) not in judged),
             most=CHUNK if self.ranks.world > 1 else None,  # what is expected is taken, and no other process can have it
         )
+        learnt = len(judged)
         for event in hunt.events(feed, before=before, portions=portions):
             final, sample = isinstance(event, Verdict), int(ids[event.position])
             self._append(recorded(event, sample, stage.name, eps), point(event))
             if final:
-                charged += event.forwards + event.backwards
-                tally(1, int(event.fooled and stood[event.position]))
+                fell = int(event.fooled and stood[event.position])
+                self._forecast.judge(1, fell, event.forwards + event.backwards)
+                if self.watch and not past.seen and len(judged) >= learnt + entered / LOOKS:
+                    self._forecast.learn(self._known(stage, eps, ids))
+                    learnt = len(judged)
+                tally(1, fell)
         self.slots = hunt.slots
-        self.discarded += max(0, self._made() - made - charged)
+        self.discarded += self._forecast.uncharged(self._made())
         self._agree()
         tally(0, 0)
 
@@ -276,6 +294,12 @@ class Session:
             seed=self.store.info.seed,
             doubts=frozenset(finding.check for finding in self.store.info.findings),
         )
+
+    def _known(self, stage: Stage, eps: float, ids: np.ndarray) -> Past:
+        """What is known after a stage that runs, of the samples that wait for no verdict of it."""
+        following = self.plan.stages.index(stage) + 1
+        past = self.past(self.plan.stages[following] if following < len(self.plan.stages) else None, eps)
+        return past.only(~np.isin(past.ids, np.setdiff1d(ids, self.store.judged(stage.name, eps).ids)))
 
     def searched(self, stage: Stage) -> Meter:
         """What a stage's searches evaluate."""
@@ -345,13 +369,10 @@ class Session:
         if self.watch is None:
             return
         seconds, standing = time.monotonic() - self.began, len(self.source) - broken
-        made = self._made() * self.ranks.world
-        eta = self._most_left(stage, eps, total - done, standing) * seconds / made if made else None
+        made, begun = self._made(), self._hunt.begun if self._hunt else None
+        eta = None
+        if made:
+            pace = seconds / (made * self.ranks.world)
+            left = self._forecast.left(total - done, standing, begun=begun, made=made)
+            eta = Left(pace * left.least, pace * left.most)
         self.watch(Progress(stage, eps, done, total, standing, len(self.source), seconds, eta))
-
-    def _most_left(self, stage: str, eps: float, left: int, standing: int) -> int:
-        """Evaluations still to come if no sample falls any more and as many as usual enter the stages ahead."""
-        stages = [(radius, name) for radius in self.store.info.curve for name in self._cost]
-        reached = stages.index((eps, stage)) if stage != CLEAN else -1
-        ahead = [self._ahead[name] * standing for _, name in stages[reached + 1 :]]
-        return round(sum(ahead)) + left * (self._cost[stage] if stage != CLEAN else 1)

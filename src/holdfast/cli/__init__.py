@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import sys
 
@@ -15,8 +16,13 @@ def main() -> None:
     # they wait for: a search on 2 loaded cores took ten times as long. Read when torch is loaded, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    from holdfast.cli.app import run
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sign that the terminal cannot show is no reason to end
+    try:
+        from holdfast.cli.app import run
+    except KeyboardInterrupt:  # nothing is begun; `run` knows what to say later
+        sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import sys
@@ -43,6 +44,15 @@ in a command, an error shows where in the code it arose.
 
 VERBOSE = "--verbose"
 
+_GO_ON = {"attack", "audit", "certify", "corrupt", "demo", "detect", "experiment", "explain", "train"}
+"""The commands that write what they finish, and go on there when they are run again."""
+
+_WRITTEN_FOR = 120
+"""Columns that the lines of the docstrings need."""
+
+_INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended: 128 + SIGINT."""
+
 _READER_GONE = 141
 """What a shell reports of a program whose output nobody reads any more: 128 + SIGPIPE."""
 
@@ -53,13 +63,16 @@ def run(arguments: Sequence[str]) -> int:
     verbose = VERBOSE in arguments
     arguments = [each for each in arguments if each != VERBOSE]
     warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on metadata; the pixels decide
+    page = terminal()
+    narrow = page.is_terminal and page.width < _WRITTEN_FOR
+    page.soft_wrap = not narrow
     app = App(
         name="holdfast",
-        help=_HELP,
+        help=_flowing(_HELP) if narrow else _HELP,
         version=__version__,
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
-        console=terminal(),
+        console=page,
         error_console=problems,
     )
     for command in (
@@ -82,8 +95,8 @@ def run(arguments: Sequence[str]) -> int:
         gate,
         card,
     ):
-        app.command(command)
-    app.command(list_, name="list")
+        app.command(command, help=_flowing(command.__doc__) if narrow else None)
+    app.command(list_, name="list", help=_flowing(list_.__doc__) if narrow else None)
 
     def completion(shell: Literal["bash", "zsh", "fish", "powershell"]) -> int:
         """Print a script that teaches a shell to complete commands and options.
@@ -117,9 +130,7 @@ def run(arguments: Sequence[str]) -> int:
             problems.print_exception()
         return _told(problems, error)
     except KeyboardInterrupt:
-        if _first_to_tell():
-            problems.print("stopped. What is finished is kept: run the same command again to go on.", markup=False)
-        return Incomplete.exit_code
+        return _stopped(problems, arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
         return _READER_GONE
@@ -128,6 +139,24 @@ def run(arguments: Sequence[str]) -> int:
             return _READER_GONE
         what = f"the model's own code ended the program with sys.exit({stop.code!r})"
         return _told(problems, BadModel(what, hint="take that call out of its module and its factory"))
+
+
+def _flowing(doc: str) -> str:
+    """What a docstring says before its parameters, each paragraph on one line, for a terminal that wraps it anew."""
+    about = inspect.cleandoc(doc).partition("\nParameters\n")[0]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in about.split("\n\n"))
+
+
+def _stopped(console: Console, arguments: Sequence[str]) -> int:
+    """What Ctrl-C leaves, in words, and the exit code."""
+    goes_on = next(iter(arguments), "") in _GO_ON
+    if _first_to_tell():
+        if goes_on:
+            console.print("stopped. What is finished is kept: run the same command again to go on:", markup=False)
+            console.print(f"  {shlex.join(['holdfast', *arguments])}", markup=False)
+        else:
+            console.print("stopped. Nothing is left to go on from: the same command begins anew.", markup=False)
+    return Incomplete.exit_code if goes_on else _INTERRUPTED
 
 
 def _told(console: Console, error: HoldfastError) -> int:

@@ -47,6 +47,8 @@ def list_(kind: str | None = None, *, json: Annotated[bool, Parameter(negative="
         print(json_.dumps([dict(zip(("kind", "name", "about"), row)) for row in found]))
         return 0
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for whole in (True, True, False):  # a name that was cut could not be typed
+        table.add_column(no_wrap=whole)
     for row in found:
         table.add_row(*row)
     terminal().print(table)

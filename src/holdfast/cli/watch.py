@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from holdfast.foundation import units
 
 if TYPE_CHECKING:
     from holdfast.audit.divided import Progress as Swept
+    from holdfast.audit.forecast import Left
     from holdfast.audit.session import Progress as Step
 
+BAR_FROM = 100
+"""Columns of a terminal from which on there is room for a bar beside the words."""
 LINE_EVERY = 10.0
 """Seconds between two plain lines of one stage."""
 
@@ -37,7 +41,7 @@ def watching(console: Console, *, label: str = "", quiet: bool = False) -> Itera
     """A watcher for `holdfast.audit.run.run`; None where nothing is to be shown."""
 
     def told(step: Step) -> Told:
-        note = f"{step.robust}/{step.all} unbroken · {clock(step.seconds)}, at most {clock(step.eta)} left"
+        note = f"{step.robust}/{step.all} unbroken · {clock(step.seconds)}, {_left(step.eta)} left"
         return Told(f"{label}{_stage(step)}", step.done, step.total, note)
 
     with _shown(console, told, quiet=quiet) as show:
@@ -64,11 +68,14 @@ def watching_counts(
 ) -> Iterator[Callable[[str, int, int], None] | None]:
     """A watcher that is called with a name, a count of ``what`` and the whole; None where nothing is to be shown."""
     began = time.monotonic()
+    first: tuple[float, int] | None = None
 
     def told(step: tuple[str, int, int]) -> Told:
+        nonlocal first
         name, done, total = step
         seconds = time.monotonic() - began
-        left = seconds * (total - done) / done if done else None
+        since, before = first = first or (seconds, done)  # an earlier session did what is done by then
+        left = (seconds - since) * (total - done) / (done - before) if done > before else None
         return Told(what, done, total, f"{name} · {clock(seconds)}, about {clock(left)} left")
 
     with _shown(console, told, quiet=quiet) as show:
@@ -83,24 +90,23 @@ class Told(NamedTuple):
     total: int
     note: str
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.done}/{self.total}, {self.note}"
+
 
 @contextmanager
 def _shown(console: Console, told: Callable[[Any], Told], *, quiet: bool) -> Iterator[Callable[[Any], None] | None]:
     if quiet:
         yield None
-    elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=None, note="")
+    elif console.is_terminal and not console.is_dumb_terminal:
+        line = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=False))
+        bar = (BarColumn(bar_width=30),) if console.width >= BAR_FROM else ()
+        with Progress(*bar, line, console=console, transient=True) as live:
+            task = live.add_task("", total=None, line="")
 
             def show(step: Any) -> None:
-                line = told(step)
-                bar.update(task, description=line.what, completed=line.done, total=line.total, note=line.note)
+                made = told(step)
+                live.update(task, completed=made.done, total=made.total, line=str(made))
 
             yield show
     else:
@@ -112,9 +118,16 @@ def _shown(console: Console, told: Callable[[Any], Told], *, quiet: bool) -> Ite
             if not line.total or (line.done < line.total and not due):
                 return
             last[line.what] = time.monotonic()
-            console.print(f"{line.what}: {line.done}/{line.total}, {line.note}", markup=False)
+            console.print(str(line), markup=False)
 
         yield say
+
+
+def _left(eta: Left | None) -> str:
+    """A range of seconds in words: one number where its ends are near one another, or one of them says nothing."""
+    if eta is None or eta.most <= 1.5 * eta.least:
+        return f"about {clock(None if eta is None else (eta.least * eta.most) ** 0.5)}"
+    return f"at most {clock(eta.most)}" if eta.most > 10 * eta.least else f"{clock(eta.least)} to {clock(eta.most)}"
 
 
 def _stage(step: Step) -> str:
