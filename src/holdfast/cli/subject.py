@@ -27,7 +27,7 @@ class Images:
     """Which images."""
 
     data: str | None = None
-    """The images: a folder of class folders, .tar shards, .npz, .parquet, CIFAR binary, idx, hf:NAME, digits (the default)."""
+    """The images: a folder of class folders, .tar shards, .npz, .parquet, CIFAR binary, idx, hf:NAME; else digits."""
     split: str | None = None
     """Which part of the data; its test part unless given."""
     size: str | None = None

@@ -18,7 +18,7 @@ from holdfast.ascent.halves import halves, short_of_memory
 from holdfast.ascent.search_copy import TOLERANCE
 from holdfast.foundation.errors import BadData, BadModel
 from holdfast.models.model import Model
-from holdfast.models.wiring import Rewiring, best_renumbering, best_rewiring
+from holdfast.models.wiring import best_renumbering, best_rewiring
 from holdfast.records.schema import Finding
 
 _ALONE, _GRADIENTS, _BATCH = 4, 32, 64
@@ -323,14 +323,17 @@ def accuracy(evidence: Evidence) -> list[Finding]:
     interval = f"95 % interval {rate.low:.1%} to {rate.high:.1%}"
     saw = f"{right} of {n} images are classified correctly ({rate.value:.1%}, {interval})"
     found = best_rewiring(evidence.model, evidence.images, evidence.labels)
-    if isinstance(found, Rewiring):
+    other = best_renumbering(evidence.logits, evidence.labels)
+    if found and (other is None or other.right / other.n <= found.right / found.n):
         means = f"with {found.name} {found.right} of {found.n} are classified correctly, as it is {found.before}"
         alike = f" (these images cannot tell it from: {', '.join(found.alike)})" if found.alike else ""
         return [_warning("clean accuracy", saw, means, found.remedy + alike)]
-    if other := best_renumbering(evidence.logits, evidence.labels):
+    if other:
         names = evidence.class_names or tuple(map(str, range(classes)))
         moved = [f"{name} is its class {k}" for own, (name, k) in enumerate(zip(names, other.numbers)) if own != k]
-        means = f"the model seems to number the classes otherwise ({', '.join(moved[:3])}{', ...' if moved[3:] else ''}): "
+        means = (
+            f"the model seems to number the classes otherwise ({', '.join(moved[:3])}{', ...' if moved[3:] else ''}): "
+        )
         means += f"so {other.right} of {other.n} are right that had no part in finding it"
         return [_warning("clean accuracy", saw, means, _IN_ITS_ORDER)]
     if not near_chance:

@@ -79,5 +79,7 @@ def called(factory: Callable[..., object], name: str, options: dict[str, Any]) -
             hint="call it by hand in this folder, with the same options (--option key=value)",
         ) from error
     if not isinstance(module, nn.Module):
-        raise BadModel(f"{name} returns a {type(module).__name__}", hint="a factory returns an nn.Module; return that alone")
+        raise BadModel(
+            f"{name} returns a {type(module).__name__}", hint="a factory returns an nn.Module; return that alone"
+        )
     return module

@@ -1,5 +1,4 @@
-"""Tries how else a classifier may want its images (other normalisations, another range, another channel order) or its classes
-(other numbers)."""
+"""Tries how else a classifier may want its images, by normalisation, range and channel order, or number its classes."""
 
 from __future__ import annotations
 
