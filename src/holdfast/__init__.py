@@ -86,9 +86,19 @@ def __getattr__(name: str) -> Any:
     elif name in ("attacks", "audit", "explain"):  # packages; the last two can be called
         value = import_module(f"holdfast.{name}")
     else:
-        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}{_near(name)}")
     globals()[name] = value
     return value
+
+
+def _near(name: str) -> str:
+    """Where that name is meant, perhaps: in other letters here, or among the attacks."""
+    near = [each for each in __all__ if each.casefold() == name.casefold()]
+    if not near and not name.startswith("_"):
+        from holdfast.foundation import registry
+
+        near = [f"attacks.{name}" for each in registry.names("attack") if each.replace("_", "") == name.casefold()]
+    return f"; did you mean holdfast.{near[0]}?" if near else ""
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import pick
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -95,7 +96,13 @@ def named(name: str) -> Loss:
 
     Raises:
         UnknownName: no loss has it.
+        BadValue: it is no name.
     """
+    if not isinstance(name, str):
+        raise BadValue(
+            f"loss is {name!r}, and an attack takes the name of a loss",
+            hint='for one of your own, holdfast.losses.LOSSES["mine"] = it, and then loss="mine"',
+        )
     return pick("loss", name, LOSSES)
 
 

@@ -5,9 +5,11 @@ from torch import nn
 
 from holdfast.ascent.frozen import rng_kept
 from holdfast.foundation.errors import BadData, BadModel
+from holdfast.models import doctor
 from holdfast.models.doctor import examine, raise_errors
 from holdfast.models.load import load
 from holdfast.models.normalisation import PRESETS
+from holdfast.models.wiring import Rewiring
 from holdfast.nets.normalise import Normalise
 
 SHAPE, NAMES = (3, 8, 8), ("cat", "dog", "owl", "bat")
@@ -172,6 +174,26 @@ def test_one_normalisation_too_many_and_swapped_colours_are_named():
                 return torch.where(right[:, None], bgr(x), torch.tensor([20.0, 0, 0, 0]))
 
     assert "flip(1)" in look(Swapped())["clean accuracy"].remedy
+
+
+def test_classes_in_another_order_are_named(monkeypatch):
+    order = [2, 0, 1, 3]
+    found = look(Through(lambda logits: logits[:, order]))["clean accuracy"]
+    assert found.level == "warning" and "48 of 48" in found.means and "00_cat" in found.remedy
+    assert "(cat is its class 1, dog is its class 2, owl is its class 0)" in found.means
+    monkeypatch.setattr(doctor, "best_rewiring", lambda *given: Rewiring("another range", "scale", 30, 0, 96))
+    assert "seems to number" in look(Through(lambda logits: logits[:, order]))["clean accuracy"].means  # explains more
+    monkeypatch.undo()
+    constant = look(Through(lambda logits: logits * 0 + torch.tensor([1.0, 0, 0, 0])))["clean accuracy"]
+    assert "seems to number" not in constant.means and "the order of the classes" in constant.remedy
+    assert "clean accuracy" not in look(Honest())
+
+
+def test_labels_that_count_from_one():
+    findings = examine(load(Honest().eval(), shape=SHAPE), IMAGES, LABELS + 1, ())
+    assert [(each.check, each.remedy) for each in findings] == [
+        ("labels", "the labels seem to count from 1: subtract 1")
+    ]
 
 
 def test_presets_that_the_images_cannot_tell_apart_are_all_named():

@@ -22,7 +22,7 @@ from holdfast.ascent.verdict import Verdict
 from holdfast.foundation.errors import BadData, BadModel, BadValue
 from holdfast.foundation.registry import name_of
 from holdfast.losses import Loss, margin
-from holdfast.threats.threat import Threat
+from holdfast.threats.threat import Threat, check_threat
 
 RANKED = 16
 """How many wrong classes a ranking names: more than any published attack targets."""
@@ -50,6 +50,10 @@ class Perturbed:
     distance: Tensor
     forwards: Tensor
     backwards: Tensor
+
+    def __repr__(self) -> str:  # of millions of pixels, which notebooks would print
+        fooled, forwards = int(self.fooled.sum()), int(self.forwards.sum())
+        return f"Perturbed({fooled} of {len(self.fooled)} fooled, x {tuple(self.x.shape)}, {forwards:,} forwards)"
 
 
 class Attack(ABC):
@@ -109,6 +113,7 @@ class Attack(ABC):
             UnknownName: the attack's loss does not exist.
         """
         _ = self.objective  # an unknown loss is refused here, before any work
+        check_threat(threat)
         if threat.name not in self.threats:
             raise BadValue(
                 f"{type(self).__name__} cannot search the threat {threat.name!r}",
@@ -156,9 +161,9 @@ class Attack(ABC):
             BadValue: a threat set that this attack cannot search; a precision or a way to compile that the device lacks.
         """
         self.check(threat)
+        _check_batch(x, y)
         acceleration = Acceleration(precision, compile)
         acceleration.check(x.device)
-        _check_batch(x, y)
         y = y.to(torch.int64)
         slots = slots or engine.default_slots(x)
         ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device, torch.int64)
@@ -258,6 +263,9 @@ class _Collected:
 
 
 def _check_batch(x: Tensor, y: Tensor) -> None:
+    for name, given in (("x", x), ("y", y)):
+        if not isinstance(given, Tensor):
+            raise BadData(f"{name} is a {type(given).__name__}; a tensor is needed", hint=f"torch.as_tensor({name})")
     if x.dim() != 4 or not x.is_floating_point():
         raise BadData(
             f"x is {tuple(x.shape)} {x.dtype}; images must be (N, C, H, W) floats in [0, 1]",

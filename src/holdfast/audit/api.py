@@ -61,6 +61,14 @@ class Audit:
     summary: Summary
     folder: Path | None
 
+    def __repr__(self) -> str:  # of millions of pixels, which notebooks would print
+        told = self.summary
+        return (
+            f"Audit({told.name}: clean {told.clean_accuracy.value:.1%}, robust {told.robust_accuracy.value:.1%} "
+            f"({told.robust_accuracy.low:.1%} to {told.robust_accuracy.high:.1%}) at {told.threat} {units.show(told.eps)}, "
+            f"n = {len(self.ids)}, plan {told.plan}, {len(told.warnings)} warnings)"
+        )
+
     @property
     def clean_accuracy(self) -> float:
         """The share of clean images classified correctly."""

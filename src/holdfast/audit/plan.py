@@ -14,7 +14,7 @@ from holdfast.foundation import registry
 from holdfast.foundation.errors import BadValue, UnknownName
 from holdfast.foundation.registry import name_of
 from holdfast.records.schema import StageInfo
-from holdfast.threats.threat import Threat
+from holdfast.threats.threat import Threat, check_threat
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def named(name: str | Plan, threat: Threat, *, audited: int = 0) -> Plan:
         UnknownName: no plan has it.
         BadValue: it is not made for this set.
     """
+    check_threat(threat)
     if isinstance(name, Plan):
         name.check(threat)
         return name

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
 from holdfast import __version__
@@ -72,6 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         version=__version__,
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
+        group_parameters=Group("Parameters", sort_key=2),  # below what every command begins with: model and data
         console=page,
         error_console=problems,
     )

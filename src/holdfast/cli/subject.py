@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 if TYPE_CHECKING:
     from holdfast.audit.config import AuditConfig
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from holdfast.models.model import Model
     from holdfast.threats.threat import Threat
 
+_FIRST = Group("Model and data", sort_key=1)
 
-@Parameter(name="*", group="Model and data")
+
+@Parameter(name="*", group=_FIRST)
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """Which images."""
 
     data: str | None = None
-    """The images: digits (the default), the path of a folder, .tar shards, .npz, .parquet, CIFAR binary or idx, hf:FOLDER,
-    or torchvision:SET:FOLDER."""
+    """The images: a folder of class folders, .tar shards, .npz, .parquet, CIFAR binary, idx, hf:NAME; else digits."""
     split: str | None = None
     """Which part of the data; its test part unless given."""
     size: str | None = None
@@ -48,14 +49,13 @@ class Images:
         return build(self.config, {**(more or {}), **{key: value for key, value in given.items() if value is not None}})
 
 
-@Parameter(name="*", group="Model and data")
+@Parameter(name="*", group=_FIRST)
 @dataclass(frozen=True, kw_only=True)
 class Subject(Images):
     """What is under test."""
 
     model: str | None = None
-    """The classifier: net:NAME, your_module:factory (naming it lets its code run), timm:NAME, torchvision:NAME, hf:FOLDER,
-    or a .pt2, .onnx or .ts file."""
+    """The classifier: your_module:factory (its code runs), net:NAME, timm:NAME, torchvision:NAME, hf:FOLDER, .pt2, .onnx."""
     weights: str | None = None
     """Its weights: a .safetensors file, a .pt file with a plain state dict, or "pretrained" of timm: and torchvision:."""
     normalise: str | None = None

@@ -157,7 +157,7 @@ def train(
         )
     console = terminal(stderr=json)
     console.quiet = not first
-    _show(console, found)
+    _show(console, found, out)
     if len(found.epochs) > 1 and first:
         write_atomic(out / CURVE, [svg(learning_curve([out])).encode()])
         console.print(f"learning curve: {out / CURVE}", markup=False)
@@ -223,8 +223,10 @@ def _watching(
         yield Watch(plan=plan, step=lambda done, total: count("training", done, total), probe=probe, epoch=epoch)
 
 
-def _show(console: Console, found: Training) -> None:
-    """The most robust epoch and the last one, on held-out images."""
+def _show(console: Console, found: Training, out: Path) -> None:
+    """The most robust epoch and the last one, on held-out images, and where the weights of the first are."""
+    from holdfast.training.run import ROBUST
+
     if not found.epochs:
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -233,6 +235,7 @@ def _show(console: Console, found: Training) -> None:
         table.add_row(name, f"epoch {record.epoch}", *figures)
     console.print("on held-out training images, by which the weights were chosen:")
     console.print(table)
+    console.print(f"weights: {out / ROBUST}", markup=False)
 
 
 def _threat(names: str, eps: str) -> Threat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -47,9 +48,10 @@ def verify(
     for word in ("trust_code", "download"):  # given on this command line or not at all
         request.pop(word, None)
     if subject.model is None and not str(request.get("model", "")).startswith("net:"):
+        again = ["holdfast", "verify", str(run), "--model", str(request.get("model", "MODEL"))]
         raise BadValue(
-            f"the run's model is {request.get('model', 'a Python object')!r}, which is code of yours",
-            hint="name it again with --model, to say that its code may run",
+            f"the run's model is {request.get('model', 'a Python object')!r}, which is read or run only when you name it",
+            hint=f"name it again: {shlex.join(again)}",
         )
     for name, theirs in (("model", ("weights", "normalise", "options")), ("data", ("split", "size", "limit"))):
         named = getattr(subject, name)

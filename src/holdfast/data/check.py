@@ -108,8 +108,8 @@ def _check_labels(
         raise BadData(f"{where} has {n} images and {len(labels)} labels", hint="give one label per image")
     if labels.dtype.kind not in "iu":
         raise BadData(
-            f"the labels of {where} are {labels.dtype}, the first is {labels[0]!r}; integers are needed",
-            hint="labels.astype(np.int64), if they are whole class numbers counted from 0",
+            f"the labels of {where} are {labels.dtype}, the first is {labels[0]}; integers are needed",
+            hint="labels.astype(np.int64), or labels.long() in torch, if they are whole class numbers counted from 0",
         )
     if int(labels.min()) < 0:
         row = int((labels < 0).argmax())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from holdfast.data.arrays import from_pair
+from holdfast.data.decode import ENDINGS
 from holdfast.data.items import from_dataset
 from holdfast.data.reading import first_bytes, reading
 from holdfast.data.size import Size, parsed
@@ -83,7 +85,9 @@ def _named(given: str, split: str | None, size: Size | None, download: bool) -> 
         if looks_like_name and not Path(given).exists():
             named = [one for one in registry.names("data") if not _layout(one).needs_path]
             unknown = UnknownName.among("data set", name, named)
-            raise UnknownName(unknown.message, hint=f"{unknown.hint}; or the path of a file or folder that exists")
+            near = get_close_matches(given, [one.name for one in Path().iterdir()], cutoff=0.75)
+            paths = f"the path {' or '.join(near)}" if near else "the path of a file or folder that exists"
+            raise UnknownName(unknown.message, hint=f"{unknown.hint}; or {paths}")
         return _at(Path(given), split, size)
     if colon and split is not None and split != part:
         raise BadValue(f"{given!r} and split={split!r} disagree", hint="name the split once")
@@ -113,6 +117,11 @@ def _at(path: Path, split: str | None, size: Size | None) -> Source:
         with reading(path, what="a folder"):
             held = sorted(one.name for one in path.iterdir())[:3]
         content = f"a folder with {', '.join(held)}" if held else "an empty folder"
+    elif path.suffix.lower() in ENDINGS:
+        raise BadFile(
+            f"{path} is one image, and images come with their classes",
+            hint=f"give the folder that holds a folder of images for each class: {path.parent.parent}",
+        )
     else:
         start = first_bytes(path)
         content = f"a file that begins with {start!r}" if start else "an empty file"

@@ -18,11 +18,12 @@ from holdfast.ascent.halves import halves, short_of_memory
 from holdfast.ascent.search_copy import TOLERANCE
 from holdfast.foundation.errors import BadData, BadModel
 from holdfast.models.model import Model
-from holdfast.models.wiring import Rewiring, best_rewiring
+from holdfast.models.wiring import best_renumbering, best_rewiring
 from holdfast.records.schema import Finding
 
 _ALONE, _GRADIENTS, _BATCH = 4, 32, 64
 _DATA_CHECKS = ("labels", "input range")
+_IN_ITS_ORDER = "number the data's classes as the model does, e.g. by folders named 00_cat, 01_dog in its order"
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,8 @@ def label_range(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> l
         return []
     named = f" ({class_names[top]})" if top < len(class_names) else ""
     remedy = "use the model for these classes, or labels from 0 to classes - 1"
+    if int(labels.min()) == 1 and top == classes:
+        remedy = "the labels seem to count from 1: subtract 1"
     return [_error("labels", f"the label {top}{named} and {classes} logits", "that class cannot be predicted", remedy)]
 
 
@@ -203,8 +206,7 @@ def class_order(model: Model, class_names: Sequence[str]) -> list[Finding]:
         return []
     place = next(place for place, (one, other) in enumerate(zip(theirs, ours)) if one != other)
     saw = f"class {place} is {model.class_names[place]!r} to the model and {class_names[place]!r} in the data"
-    remedy = "number the data's classes as the model does, e.g. by folders named 00_cat, 01_dog in its order"
-    return [_error("class order", saw, "every label of these classes would be counted wrongly", remedy)]
+    return [_error("class order", saw, "every label of these classes would be counted wrongly", _IN_ITS_ORDER)]
 
 
 def probabilities(evidence: Evidence) -> list[Finding]:
@@ -321,14 +323,24 @@ def accuracy(evidence: Evidence) -> list[Finding]:
     interval = f"95 % interval {rate.low:.1%} to {rate.high:.1%}"
     saw = f"{right} of {n} images are classified correctly ({rate.value:.1%}, {interval})"
     found = best_rewiring(evidence.model, evidence.images, evidence.labels)
-    if isinstance(found, Rewiring):
+    other = best_renumbering(evidence.logits, evidence.labels)
+    if found and (other is None or other.right / other.n <= found.right / found.n):
         means = f"with {found.name} {found.right} of {found.n} are classified correctly, as it is {found.before}"
         alike = f" (these images cannot tell it from: {', '.join(found.alike)})" if found.alike else ""
         return [_warning("clean accuracy", saw, means, found.remedy + alike)]
+    if other:
+        names = evidence.class_names or tuple(map(str, range(classes)))
+        moved = [f"{name} is its class {k}" for own, (name, k) in enumerate(zip(names, other.numbers)) if own != k]
+        means = (
+            f"the model seems to number the classes otherwise ({', '.join(moved[:3])}{', ...' if moved[3:] else ''}): "
+        )
+        means += f"so {other.right} of {other.n} are right that had no part in finding it"
+        return [_warning("clean accuracy", saw, means, _IN_ITS_ORDER)]
     if not near_chance:
         return []
-    means = f"that is near chance for {classes} classes, and no usual normalisation or channel order helps"
-    return [_warning("clean accuracy", saw, means, "check the weights, the order of the classes and the preprocessing")]
+    means = f"chance among {classes} classes is not ruled out, and no usual normalisation or channel order helps"
+    remedy = "check the weights (without any, a net is random), the order of the classes and the preprocessing"
+    return [_warning("clean accuracy", saw, means, remedy)]
 
 
 CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (

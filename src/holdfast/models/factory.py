@@ -48,19 +48,38 @@ def called(factory: Callable[..., object], name: str, options: dict[str, Any]) -
         UnknownName: an option that it does not take.
         BadModel: it raises, or returns no ``nn.Module``.
     """
+    if isinstance(factory, nn.Module):
+        kind = type(factory).__name__
+        raise BadModel(
+            f"{name} is a {kind} that is built already, and a function or class that builds one is needed",
+            hint=f"name its class, or write in that module: def build(): return {name.rpartition(':')[2]}",
+        )
     known = inspect.signature(factory).parameters
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values()):
         for option in options:
             if option not in known:
                 raise UnknownName.among(f"option of {name}", option, known)
+    wanted = [
+        each.name
+        for each in known.values()
+        if each.default is each.empty and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    ]
+    if missing := [each for each in wanted if each not in options]:
+        raise BadModel(
+            f"{name} cannot be called without {', '.join(missing)}",
+            hint=f"give {' '.join(f'--option {each}=...' for each in missing)}, or defaults in its signature",
+        )
     try:
         module = factory(**options)
     except BadValue:
         raise
     except Exception as error:  # the user's code, or one of our nets with an option of the wrong type
         raise BadModel(
-            f"{name} raises when it is called with {options}: {type(error).__name__}: {error}", hint="check its options"
+            f"{name} raises when it is called with {options or 'no options'}: {type(error).__name__}: {error}",
+            hint="call it by hand in this folder, with the same options (--option key=value)",
         ) from error
     if not isinstance(module, nn.Module):
-        raise BadModel(f"{name} returns a {type(module).__name__}", hint="a factory returns an nn.Module")
+        raise BadModel(
+            f"{name} returns a {type(module).__name__}", hint="a factory returns an nn.Module; return that alone"
+        )
     return module

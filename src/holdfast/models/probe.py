@@ -12,6 +12,8 @@ from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.foundation.errors import BadModel
 from holdfast.models.model import placement
 
+_CHANNELS = {1: "x = x.mean(1, keepdim=True)", 3: "x = x.expand(-1, 3, -1, -1)"}
+"""How a forward makes of its images grey ones, or those of three channels."""
 _SIZES = (32, 28, 64, 96, 128, 224, 299, 16, 8)
 
 
@@ -120,13 +122,15 @@ def _explained(
         return BadModel(
             f"the model takes images with {names[same_size[0]]} channels and the images have "
             f"{names.get(channels, channels)}; {theirs}",
-            hint=f"use images with {same_size[0]} channels, or a model for {channels}",
+            hint=f"let the model's forward begin with {_CHANNELS[same_size[0]]}, or convert the image files",
         )
     found = _working(module, [channels, *others], _SIZES, dtype=dtype, device=device)
     if found is not None:
+        steps = [] if found[1:] == shape[1:] else [f"--size {found[1]}x{found[2]} for image files"]
+        steps += [] if found[0] == channels else [f"{_CHANNELS[found[0]]} first in the model's forward"]
         return BadModel(
             f"the model takes images of shape {found} and the images are {shape}; {theirs}",
-            hint=f"resize the images to {found[1]}x{found[2]}, or give the model of this size",
+            hint=f"bring the images there ({' and '.join(steps)}), or give the model that takes these",
         )
     return BadModel(
         f"the model raises on a batch of two images of shape {shape}; {theirs}",

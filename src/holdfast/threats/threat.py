@@ -121,3 +121,19 @@ def check_at_most(eps: float, limit: float, norm: str, meaning: str) -> None:
             f"eps is {eps:g}, but {meaning}",
             hint=f'pixels lie in [0, 1]; for 8 pixel levels write "8/255", for example {norm}("8/255")',
         )
+
+
+def check_threat(given: object) -> None:
+    """Refuses what is no threat set: a radius alone, a name, or a class without its radius.
+
+    Raises:
+        BadValue: it is none.
+    """
+    if isinstance(given, Threat):
+        return
+    is_kind = isinstance(given, type) and issubclass(given, Threat)
+    radius = given if isinstance(given, float) else '"8/255"'
+    raise BadValue(
+        f"threat is {f'the class {given.__name__}' if is_kind else repr(given)}; a threat set with its radius is needed",
+        hint=f"threat=holdfast.{given.__name__ if is_kind else 'Linf'}({radius})",
+    )

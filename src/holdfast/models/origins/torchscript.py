@@ -39,7 +39,7 @@ class TorchScript:
         if not _is_program(path):
             raise BadFile(
                 f"{given} is no TorchScript program; it may be weights alone",
-                hint=f"name the net they belong to: --model net:NAME --weights {given}",
+                hint=f"name the net they belong to: --model your_module:factory (or net:NAME) --weights {given}",
             )
         if not asked.trust_code:
             raise BadFile(
