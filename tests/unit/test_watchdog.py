@@ -86,7 +86,7 @@ def unbroken(tmp_path_factory) -> tuple[Path, Training]:
     return folder, train("small_cnn", some(600), AVERAGED, folder, options=NET)
 
 
-@pytest.mark.parametrize("stop", [60, 70, 140])
+@pytest.mark.parametrize("stop", [60, 70, pytest.param(140, marks=pytest.mark.slow)])
 def test_a_killed_training_is_mended_to_the_same_bits(
     stop: int, unbroken: tuple[Path, Training], tmp_path: Path, monkeypatch
 ) -> None:
