@@ -454,7 +454,7 @@ def told(ran, *words: str, code: int = 2) -> None:
         assert word in ran.err, f"{word!r} is not in: {ran.err}"
 
 
-@pytest.mark.parametrize("case", ["data: truncated npz", "weights: pickle that runs code", "eps: 8", "option: unknown"])
+@pytest.mark.parametrize("case", ["weights: pickle that runs code", "option: unknown"])
 def test_bad_input_in_a_process_of_its_own(case: str, room: Room, shell) -> None:
     arguments, words = CASES[case](room)
     before = room.tree()

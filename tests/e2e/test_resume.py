@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from holdfast.cli.app import run as command
 from holdfast.records import store
 
-KILLS = 20
 SLOW = '''
 import os, time
 import torch
@@ -71,19 +71,16 @@ def workshop(tmp_path_factory, digits) -> Path:
     (folder / "slow_net.py").write_text(SLOW)
     images, _ = digits
     images = images[:24]
-    sys.path.insert(0, str(folder))
-    try:
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(folder)
+        here.syspath_prepend(folder)
         import slow_net
         import torch
 
         labels = slow_net.net()(torch.from_numpy(images / 255.0)).argmax(1).numpy()
-    finally:
-        sys.path.remove(str(folder))
-    labels[5] = (labels[5] + 1) % 10  # one that is wrong without any change
-    np.savez(folder / "data.npz", images=images, labels=labels, class_names=[str(label) for label in range(10)])
-    begun = start(folder, "whole")
-    _, told = begun.communicate(timeout=120)
-    assert begun.returncode == 0, told
+        labels[5] = (labels[5] + 1) % 10  # one that is wrong without any change
+        np.savez(folder / "data.npz", images=images, labels=labels, class_names=[str(label) for label in range(10)])
+        assert command([*REQUEST, "whole", "--quiet"]) == 0
     return folder
 
 
@@ -182,30 +179,31 @@ def count(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_twenty_kills(workshop: Path, cli, monkeypatch, record_property) -> None:
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_again_and_again(kills: int, workshop: Path, cli, monkeypatch, record_property) -> None:
     draw = random.Random(0)
-    run, whole = workshop / "killed", count(workshop / "whole" / store.RECORDS)
+    run, whole = workshop / f"killed_{kills}_times", count(workshop / "whole" / store.RECORDS)
     lost: list[int] = []
     with Mint(workshop, nap=0.006) as mint:
-        while len(lost) < KILLS:
+        while len(lost) < kills:
             before = count(run / store.RECORDS)
-            child = mint.begin(*REQUEST, "killed", "--quiet")
+            child = mint.begin(*REQUEST, run.name, "--quiet")
             # A kill comes some records later, and a moment; one in seven comes while the run starts.
-            more = draw.randint(1, whole // KILLS) if draw.random() > 1 / 7 else 0
+            more = draw.randint(1, whole // kills) if draw.random() > 1 / 7 else 0
             while mint.running() and count(run / store.RECORDS) < before + more:
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, 0.1) if more else draw.uniform(0, 0.5))
-            assert mint.running(), "it ended before it was killed 20 times: make it slower"
+            assert mint.running(), f"it ended before it was killed {kills} times: make it slower"
             os.kill(child, signal.SIGKILL)
             assert mint.ended() == signal.SIGKILL
             lost.append(count(run / store.RECORDS) - before)
-    kills = Counter("in the middle" if more else "before a record" for more in lost)
-    assert kills["in the middle"] >= 12, kills
+    hit = Counter("in the middle" if more else "before a record" for more in lost)
+    assert hit["in the middle"] >= 0.6 * kills, hit
     assert not (run / store.SUMMARY).exists()
-    record_property("kills", f"{dict(kills)}; of {whole} records the sessions added {lost}")
-    resumed(workshop, "killed", cli, monkeypatch)
+    record_property("kills", f"{dict(hit)}; of {whole} records the sessions added {lost}")
+    resumed(workshop, run.name, cli, monkeypatch)
     same(run, workshop / "whole")
-    verified = cli("verify", "killed", "--model", "slow_net:net")
+    verified = cli("verify", run.name, "--model", "slow_net:net")
     assert verified.code == 0, verified.err
     points = len(load_file(run / store.FINAL_POINTS)["ids"])
     assert f"{points} of {points} adversarial images are upheld" in verified.out

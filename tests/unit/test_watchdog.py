@@ -79,10 +79,20 @@ def test_single_steps_that_overfit_are_seen_said_and_mended(tmp_path: Path) -> N
     assert train("small_cnn", some(600), collapsing("stop"), tmp_path / "stop", options=NET) == stopped
 
 
-@pytest.mark.parametrize("stop", [60, 70, 140])
-def test_a_killed_training_is_mended_to_the_same_bits(stop: int, tmp_path: Path, monkeypatch) -> None:
-    how, source, step = dataclasses.replace(collapsing("repair"), average=0.9), some(600), Trainer.step
-    whole = train("small_cnn", source, how, tmp_path / "whole", options=NET)
+AVERAGED = dataclasses.replace(collapsing("repair"), average=0.9)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> tuple[Path, Training]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, train("small_cnn", some(600), AVERAGED, folder, options=NET)
+
+
+@pytest.mark.parametrize("stop", [60, 70, pytest.param(140, marks=pytest.mark.slow)])
+def test_a_killed_training_is_mended_to_the_same_bits(
+    stop: int, unbroken: tuple[Path, Training], tmp_path: Path, monkeypatch
+) -> None:
+    (folder, whole), source, step = unbroken, some(600), Trainer.step
     assert any(probe.repair for probe in whole.probes)
     monkeypatch.setattr(run, "SAVE_EVERY", 0.0)
     taken = 0
@@ -96,11 +106,11 @@ def test_a_killed_training_is_mended_to_the_same_bits(stop: int, tmp_path: Path,
 
     monkeypatch.setattr(Trainer, "step", dies)
     with pytest.raises(KeyboardInterrupt):
-        train("small_cnn", source, how, tmp_path / "torn", options=NET)
+        train("small_cnn", source, AVERAGED, tmp_path, options=NET)
     monkeypatch.setattr(Trainer, "step", step)
-    again = train("small_cnn", source, how, tmp_path / "torn", options=NET)
+    again = train("small_cnn", source, AVERAGED, tmp_path, options=NET)
     for name in (saved.LAST, ROBUST):
-        one, other = load_file(tmp_path / "whole" / name), load_file(tmp_path / "torn" / name)
+        one, other = load_file(folder / name), load_file(tmp_path / name)
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert again.probes == whole.probes and len(again.epochs) == len(whole.epochs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,14 +38,24 @@ class Digits:
         """The part ``split``: "train" or, by default, "test". Raises UnknownName for another one."""
         refuse(size, "digits")
         part = pick_split(("train", "test"), split, where="digits")
+        levels, labels = _stored()
+        test = _test_ids(labels)
+        ids = test if part == "test" else np.setdiff1d(np.arange(len(labels)), test)
+        images = _enlarge(levels[ids])
+        return from_pair(images, labels[ids], name=f"digits:{part}", class_names=numbered(10), ids=ids.astype(np.int64))
+
+
+def _stored() -> tuple[np.ndarray, np.ndarray]:
+    """Levels (1797,8,8) float64 and labels (1797,) int64, from scikit-learn's file: to import it takes a second more."""
+    package = find_spec("sklearn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz" if package and package.origin else Path()
+    if not file.is_file():  # a release that keeps it elsewhere
         from sklearn.datasets import load_digits
 
         bunch: Any = load_digits()
-        labels = np.asarray(bunch.target, dtype=np.int64)
-        test = _test_ids(labels)
-        ids = test if part == "test" else np.setdiff1d(np.arange(len(labels)), test)
-        images = _enlarge(np.asarray(bunch.images, dtype=np.float64)[ids])
-        return from_pair(images, labels[ids], name=f"digits:{part}", class_names=numbered(10), ids=ids.astype(np.int64))
+        return bunch.images, bunch.target.astype(np.int64)
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :64].reshape(-1, 8, 8), table[:, 64].astype(np.int64)
 
 
 def _test_ids(labels: np.ndarray) -> np.ndarray:

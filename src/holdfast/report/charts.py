@@ -7,13 +7,13 @@ sheet finds them in the SVG and shifts them for a dark background.
 
 from __future__ import annotations
 
-import io
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import vl_convert
 
 from holdfast.foundation import units
 from holdfast.records.schema import CLEAN, Rate
@@ -207,11 +207,12 @@ def svg(chart: Any) -> str:
     Drawing a chart twice gives the same text: the ids of Vega's clip paths, which count on through the whole process,
     are dropped together with the paths. No chart draws outside its frame.
     """
-    file = io.StringIO()
-    chart.save(file, format="svg")
+    # Its parts were held against the schema when they were made; to do so with the whole takes as long as to draw it.
+    specification = chart.to_dict(validate=False)
+    drawn = vl_convert.vegalite_to_svg(specification, vl_version=alt.SCHEMA_VERSION.rpartition(".")[0])
     xml.register_namespace("", _SVG)
     xml.register_namespace("xlink", _XLINK)  # a page knows the link of a picture in a drawing by this prefix alone
-    root = xml.fromstring(file.getvalue())
+    root = xml.fromstring(drawn)
     for parent in list(root.iter()):
         for child in list(parent):
             drawn = child.get("d") or len(child) or child.text or not child.tag.endswith("path")

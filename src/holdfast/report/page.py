@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,9 @@ def script(name: str) -> Script:
     return Script(Markup(text), f"sha256-{digest}")
 
 
+@cache
 def environment() -> jinja2.Environment:
-    """Where templates are found, and what each of them may use."""
+    """Where templates are found, and what each of them may use. Compiled once: that takes as long as to fill them."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,  # for every template, whatever its ending: names in a run may hold markup
