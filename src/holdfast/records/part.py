@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.records.column import Keys
-from holdfast.records.files import storing, write_atomic
+from holdfast.records.files import output_folder, storing, write_atomic
 from holdfast.records.lines import Line, append, locked, repaired, whole
 from holdfast.records.schema import SCHEMA_VERSION
 from holdfast.records.turns import Turns, unshared
@@ -59,7 +59,8 @@ class PartStore(Generic[Line]):
         self.folder, self._kind, self._key = folder, kind, key
         self.done = Keys()
         with storing(folder), ExitStack() as opened:
-            folder.mkdir(parents=True, exist_ok=True)
+            output_folder(folder.parent)
+            output_folder(folder)
             self._lines = opened.enter_context(locked(folder / OUTCOMES))
             if (folder / RUN).exists():
                 same_part(folder, info, identity)
@@ -191,17 +192,17 @@ def finished(folder: Path, info: BaseModel, identity: tuple[str, ...], kind: typ
     return read_document(folder / SUMMARY, kind)
 
 
-def read_document(path: Path, kind: type[Document]) -> Document:
-    """One of the JSON documents. Raises BadFile where it is missing, damaged, or of a newer version."""
+def read_document(path: Path, kind: type[Document], *, missing: str = "run the same audit to its end") -> Document:
+    """One of the JSON documents. Raises BadFile where it is ``missing`` (the hint), damaged, or of a newer version."""
     try:
         text = path.read_text(encoding="utf-8")
-        version = json.loads(text).get("schema_version", 0)
-        if version > SCHEMA_VERSION:
+        version = json.loads(text).get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
             raise BadFile(f"{path} was written by a newer holdfast (schema {version})", hint="upgrade holdfast")
         return kind.model_validate_json(text)
     except FileNotFoundError:
-        raise BadFile(f"{path} does not exist", hint="run the same audit to its end") from None
-    except (ValidationError, ValueError, AttributeError, TypeError, OSError) as error:
+        raise BadFile(f"{path} does not exist", hint=missing) from None
+    except (ValueError, AttributeError, RecursionError, OSError) as error:
         raise BadFile(f"{path} cannot be read: {error}", hint="start again in a new folder") from None
 
 

@@ -10,12 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from holdfast.foundation.errors import BadFile, PlanMismatch
-from holdfast.records.files import storing, write_atomic
+from holdfast.records.files import output_folder, storing, write_atomic
 from holdfast.records.known import Known, Outcome, within
 from holdfast.records.lines import append, locked, repaired, unbuffered, whole, write
-from holdfast.records.schema import SCHEMA_VERSION, Record, RunInfo, Summary
+from holdfast.records.part import read_document
+from holdfast.records.schema import Record, RunInfo, Session, Summary
 from holdfast.records.shard import SHARD_POINTS, SHARDS, shard_files
 from holdfast.records.turns import unshared
 
@@ -47,7 +49,7 @@ class Store(Known):
         self.info = info
         self._count = 0
         with storing(folder), ExitStack() as opened:
-            folder.mkdir(parents=True, exist_ok=True)
+            output_folder(folder)
             if not (folder / RUN).exists() and any(not _ours(path) for path in folder.iterdir()):
                 raise PlanMismatch(f"{folder} is not empty and holds no run", hint="give a new folder with --out")
             self._lines = opened.enter_context(locked(folder / RECORDS))
@@ -160,7 +162,8 @@ def reached(record: Record, radii: Sequence[float]) -> float:
 
     A point may lie nearer than the radius that it was searched in: then it counts at every radius that allows it.
     """
-    return next(radius for radius in radii if within(record.distance, radius) or radius >= record.eps)
+    inside = (radius for radius in radii if within(record.distance, radius) or radius >= record.eps)
+    return next(inside, record.eps)
 
 
 def point_bytes(info: RunInfo) -> int:
@@ -205,13 +208,13 @@ def _past(folder: Path) -> tuple[float, int]:
     path = folder / SESSIONS
     seconds: dict[float, float] = {}
     discarded = 0
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            session = Session.model_validate_json(line)
+        except ValidationError:
             continue  # the torn last line of a session that was killed
-        seconds[entry["started"]] = entry.get("seconds", 0.0)
-        discarded += entry.get("discarded", 0)
+        seconds[session.started] = session.seconds
+        discarded += session.discarded
     if seconds and not seconds[last := max(seconds)]:
         seconds[last] = max(0.0, (folder / RECORDS).stat().st_mtime - last)
         with path.open("a") as file:
@@ -225,7 +228,7 @@ def read_info(folder: Path) -> RunInfo:
     Raises:
         BadFile: there is no run, or its file is damaged or of a newer version.
     """
-    return _read_model(folder / RUN, RunInfo, "give the folder that was the --out of an audit")
+    return read_document(folder / RUN, RunInfo, missing="give the folder that was the --out of an audit")
 
 
 def read_summary(folder: Path) -> Summary:
@@ -234,20 +237,7 @@ def read_summary(folder: Path) -> Summary:
     Raises:
         BadFile: the run is not finished, or its file is damaged or of a newer version.
     """
-    return _read_model(folder / SUMMARY, Summary, "run the same audit again: it goes on where it stopped")
-
-
-def _read_model(path: Path, kind, hint: str):
-    try:
-        text = path.read_text(encoding="utf-8")
-        version = json.loads(text).get("schema_version")
-        if version is not None and version > SCHEMA_VERSION:
-            raise BadFile(f"{path} was written by a newer holdfast (schema {version})", hint="upgrade holdfast")
-        return kind.model_validate_json(text)
-    except FileNotFoundError:
-        raise BadFile(f"{path} does not exist", hint=hint) from None
-    except (ValueError, AttributeError, OSError) as error:
-        raise BadFile(f"{path} cannot be read: {error}", hint=hint) from None
+    return read_document(folder / SUMMARY, Summary, missing="run the same audit again: it goes on where it stopped")
 
 
 def read_records(folder: Path) -> Iterator[Record]:

@@ -61,8 +61,9 @@ class HuggingFace:
             raise BadFile(f"there is no folder {place}", hint="give a folder with config.json, or OWNER/NAME")
         place = str(local) if local.is_dir() else place
         common: dict[str, Any] = {"local_files_only": not asked.download, "trust_remote_code": asked.trust_code}
-        bars = logging.is_progress_bar_enabled()
+        bars, loud = logging.is_progress_bar_enabled(), logging.get_verbosity()
         logging.disable_progress_bar()
+        logging.set_verbosity(logging.CRITICAL)  # it prints names out of the files as they are
         try:
             with offline(not asked.download):
                 core, seen = AutoModelForImageClassification.from_pretrained(
@@ -75,6 +76,7 @@ class HuggingFace:
         except Exception as error:  # transformers raises many kinds
             raise _explained(place, error, local=local.is_dir(), asked=asked) from error
         finally:
+            logging.set_verbosity(loud)
             if bars:
                 logging.enable_progress_bar()
         absent = sorted(map(str, [*seen["missing_keys"], *seen["mismatched_keys"]]))
@@ -84,13 +86,22 @@ class HuggingFace:
                 hint="give a model that was trained for image classification",
             )
         config = core.config
-        return Found(
-            module=_Logits(core),
-            name=f"hf:{local.name if local.is_dir() else place}",
-            shape=_shape(config, told),
-            moments=_moments(told),
-            class_names=_names(getattr(config, "id2label", None) or {}),
-        )
+        try:
+            shape, moments = _shape(config, told), _moments(told)
+            class_names = _names(getattr(config, "id2label", None) or {})
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            ArithmeticError,
+        ) as error:  # it says anything of itself
+            raise BadModel(
+                f"the configuration of {given} is not understood: {type(error).__name__}: {error}",
+                hint="give a folder that save_pretrained of an image classifier and its image processor wrote",
+            ) from None
+        name = f"hf:{local.name if local.is_dir() else place}"
+        return Found(_Logits(core), name, shape, moments=moments, class_names=class_names)
 
 
 def _explained(place: str, error: Exception, *, local: bool, asked: Asked) -> BadModel:
