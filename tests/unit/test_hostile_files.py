@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -104,6 +105,20 @@ def test_a_processor_that_says_anything_is_refused_or_passed_over(told, tmp_path
         assert load(f"hf:{tmp_path}", shape=(3, 16, 16)).classes == 3
     except BadModel as error:
         assert str(tmp_path) in error.message and error.hint
+
+
+@pytest.mark.parametrize("change", [{"depths": [5000, 1]}, {"depths": [1] * 5000}, {"hidden_sizes": [2**40]}])
+def test_a_configuration_that_asks_for_a_net_without_end_is_refused(change, tmp_path) -> None:
+    pytest.importorskip("transformers")
+    told = {
+        "model_type": "resnet",
+        "architectures": ["ResNetForImageClassification"],
+        "label2id": {"a": 2**40},
+        **change,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(BadModel, match=f"says {next(iter(change))} = .*as no image classifier has"):
+        load(f"hf:{tmp_path}", shape=(3, 16, 16))
 
 
 def test_a_model_that_claims_enormous_images_is_not_tried(tmp_path) -> None:
@@ -227,3 +242,41 @@ def test_the_library_asks_no_network_when_it_is_imported() -> None:
     code = f"import sys, holdfast, holdfast.cli.app; print(*{asking!r} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.slow
+def test_no_command_asks_a_network_or_writes_beside_its_output(cli, tmp_path, monkeypatch) -> None:
+    asked: list[object] = []
+
+    def refuse(*where, **how):
+        asked.append(where)
+        raise OSError("no network here")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), np.uint8)
+    np.savez("images.npz", images=images, labels=np.arange(6) % 3)
+    net = ("--model", "net:small_cnn", "--data", "images.npz")
+    for code, *asking in (
+        (0, "doctor", *net),
+        (0, "plan", *net, "--eps", "0.1", "--plan", "sweep"),
+        (0, "audit", *net, "--eps", "0.1", "--plan", "sweep", "--corruptions", "fog", "--out", "out/run"),
+        (0, "report", "out/run"),
+        (0, "index", "out"),
+        (0, "verify", "out/run"),
+        (3, "gate", "out/run", "clean_accuracy >= 0"),
+        (0, "card", "out/run", "--out", "out/card.md"),
+        (0, "compare", "out/run", "out/run", "--out", "out/page.html"),
+        (0, "corrupt", "--data", "images.npz", "--corruptions", "fog", "--out", "out/fog"),
+        (0, "attack", *net, "--eps", "0.1", "--attack", "fgsm", "--out", "out/found.npz"),
+        (2, "audit", "--model", "hf:google/vit-base-patch16-224", "--data", "images.npz", "--eps", "0.1"),
+        (2, "doctor", "--model", "timm:resnet18", "--weights", "pretrained", "--data", "images.npz"),
+        (2, "doctor", *net[:2], "--data", "hf:cifar10"),
+        (2, "doctor", *net[:2], "--data", "https://example.com/images.npz"),
+        (2, "doctor", "--model", "https://example.com/model.onnx", "--data", "images.npz"),
+        (2, "doctor", *net, "--weights", "https://example.com/weights.pt"),
+    ):
+        assert cli(*asking).code == code, asking
+    assert asked == [] and {each.name for each in tmp_path.iterdir()} == {"images.npz", "out"}

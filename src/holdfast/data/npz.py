@@ -55,9 +55,8 @@ class Npz:
             )
         with reading(path, what="an .npz archive without pickled objects"), np.load(path, allow_pickle=False) as file:
             keys = _keys(path, file.files, split)
-            images, labels = (
-                file[f"{key}.npy"] for key in keys
-            )  # a member of another name is given as it is, as bytes
+            # A member whose name has another ending would be given as bytes.
+            images, labels = (file[f"{key}.npy"] for key in keys)
             class_names = file["class_names.npy"] if "class_names" in file.files else None
         return from_pair(
             channels_first(images, where=str(path)),
