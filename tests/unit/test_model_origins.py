@@ -241,7 +241,8 @@ def test_onnx_answers_and_has_no_gradients(onnx_file, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["../outside.bin", "/etc/hostname", "w\\..\\outside.bin", "linked.bin", "absent.bin"]
+    "location",
+    ["../outside.bin", "/etc/hostname", "w\\..\\outside.bin", "linked.bin", "linked/outside.bin", "absent.bin"],
 )
 def test_weights_outside_the_folder_of_an_onnx_file_are_refused(onnx_file, tmp_path, location) -> None:
     import onnx
@@ -250,6 +251,7 @@ def test_weights_outside_the_folder_of_an_onnx_file_are_refused(onnx_file, tmp_p
     folder.mkdir()
     (tmp_path / "outside.bin").write_bytes(bytes(4096))
     (folder / "linked.bin").symlink_to(tmp_path / "outside.bin")
+    (folder / "linked").symlink_to(tmp_path)
     made = onnx.load(onnx_file)
     for tensor in made.graph.initializer:
         tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -22,7 +22,7 @@ from holdfast.data.source import Source
 from holdfast.foundation.errors import BadValue
 from holdfast.foundation.registry import name_of
 from holdfast.models.model import Model
-from holdfast.records.files import safe_name, storing, write_atomic
+from holdfast.records.files import safe_names, storing, write_atomic
 from holdfast.threats.threat import Threat
 
 CHUNK = 8
@@ -169,7 +169,9 @@ def _write_file(out: Path, parts: list[Path]) -> None:
         write_atomic(out, [save(arrays)])
         return
     temporary = out.with_name(f".{out.name}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:  # never through a link that somebody put there
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     temporary.replace(out)
 
 
@@ -177,16 +179,14 @@ def _write_folder(out: Path, parts: list[Path], model: Model, source: Source, th
     """PNG files as ``CLASS/ID.png``; returns how many of the points that fool still do."""
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    still = 0
+    still, names = 0, safe_names(source.class_names)
     for path in parts:
         ids, labels = _read(path, "ids"), _read(path, "labels")
         x0, y = tensors(source, ids, dtype=model.dtype, device=model.device)
         images = _rounded(_read(path, "images"), x0.cpu().numpy())
         won = _read(path, "fooled") & _read(path, "right")
         for image, sample, label in zip(images, ids.tolist(), labels.tolist()):
-            place = temporary / (
-                safe_name(source.class_names[label]) if label < len(source.class_names) else str(label)
-            )
+            place = temporary / (names[label] if label < len(names) else str(label))
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(place / f"{sample}.png")
         x = torch.from_numpy(images).to(model.device, model.dtype) / 255

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
 from holdfast.ascent import engine
@@ -25,6 +26,8 @@ from holdfast.models.model import Model
 from holdfast.records.known import within
 from holdfast.records.schema import CLEAN
 from holdfast.records.store import FINAL_POINTS, read_info, read_summary
+
+_ANEW = "run the same audit again: it writes the file anew"
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ def verify(
         with safe_open(path, "pt") as file, repeatable(model.module, seed=info.seed, device=model.device):
             ids, radii = file.get_tensor("ids"), file.get_tensor("eps")
             points = file.get_slice("points")
+            shapes = [[*ids.shape], [*radii.shape], points.get_shape()]
+            if shapes != [[len(ids)], [len(ids)], [len(ids), *info.data.shape]] or ids.dtype != torch.int64:
+                raise BadFile(f"{path} holds tensors of other shapes than a run's", hint=_ANEW)
+            largest = max(info.curve)
             for start in range(0, len(ids), slots):
                 part = ids[start : start + slots].numpy()
                 x = points[start : start + slots].to(model.device, model.dtype)
@@ -91,14 +98,15 @@ def verify(
                         refuted.append(
                             (sample, f"lies {float(distance[i]):.6g} away, {float(radii[start + i]):.6g} is allowed")
                         )
+                    elif not within(float(radii[start + i]), largest):
+                        said = f"was searched within {float(radii[start + i]):.6g}, the run within {largest:.6g}"
+                        refuted.append((sample, said))
                     elif not bool(fooled[i]):
                         refuted.append((sample, "is classified correctly"))
                 if watch:
                     watch(min(start + slots, len(ids)), len(ids))
     except (OSError, SafetensorError) as error:
-        raise BadFile(
-            f"{path} cannot be read: {error}", hint="run the same audit again: it writes the file anew"
-        ) from None
+        raise BadFile(f"{path} cannot be read: {error}", hint=_ANEW) from None
     at = {point.eps: point.robust_accuracy for point in summary.curve}
     widest = at[max(at)]
     found = np.unique(ids.numpy())

@@ -12,6 +12,7 @@ from typing import Any
 
 from holdfast.card.measured import Measured
 from holdfast.foundation import units
+from holdfast.foundation.text import visible
 from holdfast.records.schema import Rate
 from holdfast.report import defended
 from holdfast.report.wording import film_headline, headline, markdown, weather_headline
@@ -110,7 +111,7 @@ def _body(found: Measured, called: str) -> Iterator[str]:
     yield ""
     for part in found.parts:
         if part.info.command:
-            yield f"    {' '.join(part.info.command.split())}"
+            yield f"    {visible(' '.join(part.info.command.split()))}"
             yield ""
 
 
@@ -169,6 +170,4 @@ def _yaml(value: Any, depth: int = 0) -> Iterator[str]:
 
 def _scalar(value: Any) -> str:
     # Control characters and lone surrogates are no YAML, even where JSON would escape them.
-    if isinstance(value, str):
-        value = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in value)
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(visible(value) if isinstance(value, str) else value, ensure_ascii=False)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from holdfast.cli.show import show_findings
 from holdfast.cli.subject import Subject, load, placed
-from holdfast.cli.terminal import terminal
+from holdfast.cli.terminal import print_json, terminal
 from holdfast.cli.watch import clock, watching_conditions
 from holdfast.foundation.errors import BadValue, Unbelievable
 
@@ -121,7 +121,7 @@ def certify(
         save_png(chart, folder / "figure.png")
     _contradicted(terminal(stderr=json), found)
     if json:
-        print(found.model_dump_json())
+        print_json(found.model_dump_json())
     else:
         _show(terminal(), found, folder)
     return Unbelievable.exit_code if found.contradictions else 0

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from holdfast.cli.terminal import show_whole, terminal
+from holdfast.cli.terminal import print_json, show_whole, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ def compare(
         page = write_comparison(found, out)
     console = terminal(stderr=json)
     if json:
-        print(found.model_dump_json(indent=2))
+        print_json(found.model_dump_json())
     else:
         show_comparison(console, found)
     if page is not None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from holdfast.cli.show import show_findings
 from holdfast.cli.subject import Subject, allowed, load, train_part
-from holdfast.cli.terminal import show_whole, terminal
+from holdfast.cli.terminal import print_json, show_whole, terminal
 from holdfast.cli.watch import clock, watching_conditions
 from holdfast.foundation import units
 
@@ -131,7 +131,7 @@ def detect(
         found = evaluate_detected(tested, info, config.folder, tell=tell, watch=watch)
     write(found.summary, found.told, config.folder)
     if json:
-        print(found.summary.model_dump_json())
+        print_json(found.summary.model_dump_json())
     else:
         console = terminal()
         show_detected(console, found.summary)

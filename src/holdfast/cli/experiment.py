@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from holdfast.cli.terminal import show_whole, terminal
+from holdfast.cli.terminal import print_json, show_whole, terminal
 from holdfast.cli.watch import clock, watching_counts
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def experiment(
     write(chosen, outcome, lab)
     console = terminal(stderr=json)
     if json:
-        print((out / INFO).read_text(encoding="utf-8"))
+        print_json((out / INFO).read_text(encoding="utf-8"))
     show_whole(console, _table(outcome))
     console.print(outcome.caption, markup=False)
     for line in chosen.published:

@@ -237,11 +237,12 @@ def _show(console: Console, found: Table) -> None:
 
 
 def _drawn(rows: Sequence[Sequence[str]]) -> Drawn:
+    from rich.markup import escape
     from rich.table import Table as Drawn
 
     table = Drawn(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, head in enumerate(rows[0]):
-        table.add_column(head, justify="right" if place else "left", no_wrap=True)
+        table.add_column(escape(head), justify="right" if place else "left", no_wrap=True)
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.show import show_findings
-from holdfast.cli.terminal import show_whole, terminal
+from holdfast.cli.terminal import print_json, show_whole, terminal
 from holdfast.foundation.errors import HoldfastError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def gate(
         assert error is not None
         raise error
     if json:
-        print(verdict.model_dump_json(indent=2))
+        print_json(verdict.model_dump_json())
     else:
         show_verdict(terminal(), verdict)
     return verdict.exit_code
@@ -95,7 +95,7 @@ def show_verdict(console: Console, verdict: Verdict) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for judged in verdict.judged:
         colour = "green" if judged.met else "bold red"
-        table.add_row(escape(judged.asked), figure(judged), f"[{colour}]{outcome(judged)}[/{colour}]")
+        table.add_row(escape(judged.asked), escape(figure(judged)), f"[{colour}]{outcome(judged)}[/{colour}]")
     show_whole(console, table)
     show_findings(console, verdict.doubts)
     for doubt in verdict.accepted:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.watch import clock
@@ -78,7 +79,9 @@ def show_conditions(console: Console, summary: ConditionsSummary) -> None:
     for row in summary.rows:
         own = "" if row.ce is None else f"{100 * row.ce:.1f}"
         shown = [f"{100 * errors[row.corruption, level]:.1f}" for level in levels]
-        table.add_row(row.corruption, f"[bold]{100 * row.mean_error:.1f}[/bold]", *([own] if ce else []), *shown)
+        table.add_row(
+            escape(row.corruption), f"[bold]{100 * row.mean_error:.1f}[/bold]", *([own] if ce else []), *shown
+        )
     console.print(table)
     for name, value in named_means(summary):
         console.print(f"{name}: {value}", markup=False)
@@ -97,7 +100,7 @@ def show_sequences(console: Console, summary: SequencesSummary) -> None:
         rate = "" if row.flip_rate is None else f"{100 * row.flip_rate:.1f}"
         far = "" if row.top5_distance is None else f"{row.top5_distance.value:.3f}"
         shown = [f"{100 * row.flip_probability.value:.2f}", *([rate] if summary.mfr else []), far, str(row.frames)]
-        table.add_row(row.perturbation, *shown)
+        table.add_row(escape(row.perturbation), *shown)
     console.print(table)
     ten = f"{len(summary.counted)} perturbations"
     if (mean := summary.mean_flip_probability) is not None:

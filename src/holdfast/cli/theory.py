@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from holdfast.cli.terminal import terminal
+from holdfast.cli.terminal import print_json, terminal
 from holdfast.cli.watch import clock, watching_counts
 from holdfast.foundation.errors import BadValue, Unbelievable, UnknownName
 
@@ -81,7 +81,7 @@ def theory(
     write(name, prepared.configuration, parts, out, command=command, data=prepared.data)
     console = terminal(stderr=json)
     if json:
-        print((out / INFO).read_text(encoding="utf-8"))
+        print_json((out / INFO).read_text(encoding="utf-8"))
     breaches = [f"{part.name}: {breach}" for part in parts for breach in part.breaches]
     for breach in breaches:
         console.print("[bold red]CONTRADICTION[/bold red] ", end="")

@@ -10,6 +10,8 @@ from holdfast.foundation.errors import BadData
 
 CHANNELS = (1, 3)
 """The channel counts by which the axis of the channels is told from height and width."""
+MOST_CLASSES = 2**20
+"""A label beyond that is no class: names, counts and logits of all classes up to it would fill the memory."""
 
 
 def check_images(
@@ -27,7 +29,7 @@ def check_images(
         labels: what claims to be their labels.
         where: what the errors call the data.
         ids: the sample ids that the errors name; the positions where left out.
-        num_classes: how many classes there are; not checked where left out.
+        num_classes: how many classes there are; at most `MOST_CLASSES` where left out.
 
     Raises:
         BadData: anything else. Two passes over floats, none over uint8.
@@ -117,10 +119,12 @@ def _check_labels(
             f"sample {_id(row, ids)} of {where} has the label {labels[row]}; classes are counted from 0",
             hint="-1 often marks hidden labels: take a split whose labels are public",
         )
-    if num_classes is not None and int(labels.max()) >= num_classes:
-        row = int((labels >= num_classes).argmax())
+    most = MOST_CLASSES if num_classes is None else num_classes
+    if int(labels.max()) >= most:
+        row = int((labels >= most).argmax())
+        allowed = f"there are {most:,} classes" if num_classes is not None else f"at most {most:,} classes are possible"
         raise BadData(
-            f"sample {_id(row, ids)} of {where} has the label {labels[row]} where there are {num_classes} classes",
+            f"sample {_id(row, ids)} of {where} has the label {labels[row]} where {allowed}",
             hint="classes are counted from 0; check that labels and class names belong together",
         )
 

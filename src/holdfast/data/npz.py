@@ -47,30 +47,37 @@ class Npz:
         if path is None:
             raise BadValue("npz needs a path", hint="give the path of an .npz file")
         refuse(size, str(path))
-        with reading(path, what="an .npz archive"):
-            with zipfile.ZipFile(path) as archive:
-                names = [member.filename for member in archive.infolist()]
-                unpacked = sum(member.file_size for member in archive.infolist())
-            packed = path.stat().st_size
+        names = members(path)
         if not any(name.endswith(".npy") for name in names):
             raise BadFile(
                 f"{path} is a zip archive without NumPy arrays (it begins with {names[:3]})",
                 hint="a torch file holds pickled objects, which are never read: np.savez(path, images=..., labels=...)",
             )
-        if unpacked > MAX_SURE and unpacked > MAX_RATIO * packed:
-            raise BadFile(
-                f"{path} would unpack {packed} bytes to {unpacked}", hint="if you trust it, save it again uncompressed"
-            )
         with reading(path, what="an .npz archive without pickled objects"), np.load(path, allow_pickle=False) as file:
             keys = _keys(path, file.files, split)
-            images, labels = file[keys[0]], file[keys[1]]
-            class_names = file["class_names"] if "class_names" in file.files else None
+            # A member whose name has another ending would be given as bytes.
+            images, labels = (file[f"{key}.npy"] for key in keys)
+            class_names = file["class_names.npy"] if "class_names" in file.files else None
         return from_pair(
             channels_first(images, where=str(path)),
             labels,
             name=path.name if split is None else f"{path.name}:{split}",
             class_names=None if class_names is None else [str(one) for one in class_names.reshape(-1)],
         )
+
+
+def members(path: Path) -> list[str]:
+    """The names in an archive. Raises BadFile where it is none, or a bomb."""
+    with reading(path, what="an .npz archive"):
+        with zipfile.ZipFile(path) as archive:
+            names = [member.filename for member in archive.infolist()]
+            unpacked = sum(member.file_size for member in archive.infolist())
+        packed = path.stat().st_size
+    if unpacked > MAX_SURE and unpacked > MAX_RATIO * packed:
+        raise BadFile(
+            f"{path} would unpack {packed} bytes to {unpacked}", hint="if you trust it, save it again uncompressed"
+        )
+    return names
 
 
 def _keys(path: Path, found: list[str], split: str | None) -> tuple[str, str]:

@@ -73,13 +73,12 @@ class ArrayFiles:
             raise BadFile(
                 f"{root} holds labels.npy and no other array", hint="put NAME.npy of each corruption beside it"
             )
-        rows = len(labels)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or rows % len(SEVERITIES):
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % len(SEVERITIES):
             raise BadData(
                 f"{root / 'labels.npy'} is {labels.dtype} of shape {labels.shape}; integers of shape (5 n,) are needed",
                 hint="take the labels.npy of the same release",
             )
-        shape = None
+        rows, shape = len(labels), None
         for file in files:
             array = _array(file)
             if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or len(array) != rows:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy
 import numpy as np
@@ -17,12 +16,14 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from holdfast import __version__
+from holdfast.data.npz import members
+from holdfast.data.reading import reading
 from holdfast.experiments.write import comma_separated
 from holdfast.explain.case import Case
 from holdfast.explain.found import Figure, Found
 from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.records.document import read_document
-from holdfast.records.files import storing, write_atomic
+from holdfast.records.files import output_folder, storing, write_atomic
 from holdfast.records.schema import Frozen, ModelInfo
 from holdfast.records.turns import unshared
 from holdfast.report.charts import save_png, svg
@@ -120,7 +121,7 @@ def opened(out: Path, info: ExplainInfo, rank: int = 0) -> None:
         StorageError: it cannot be written, or is not that of the first process.
     """
     with storing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        output_folder(out)
     path = out / INFO
     if not path.exists():
         if rank:
@@ -146,7 +147,7 @@ def save(out: Path, answer: Answer, found: Found, figures: Sequence[Figure]) -> 
     """Writes an answer; ``answer.json`` comes last and says that all is there. Raises StorageError."""
     folder = out / answer.probe
     with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        output_folder(folder)
     file = io.BytesIO()
     np.savez_compressed(file, **found.arrays)  # pyrefly: ignore[bad-argument-type]
     write_atomic(folder / ARRAYS, [file.getvalue()])
@@ -175,10 +176,8 @@ def save_cases(out: Path, files: Sequence[dict[str, Any]], pictures: dict[str, n
 
 def cases(out: Path) -> list[dict[str, Any]]:
     """The case files of an explanation. Raises BadFile."""
-    try:
-        return [json.loads(line) for line in (out / CASES).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{out / CASES} cannot be read: {error}", hint="run the same explanation again") from None
+    with reading(out / CASES, what="case files"):
+        return [dict(json.loads(line)) for line in (out / CASES).read_text(encoding="utf-8").splitlines()]
 
 
 def portrayed(out: Path) -> dict[str, np.ndarray]:
@@ -200,11 +199,9 @@ def _read(path: Path) -> tuple[Answer, Found]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, BadZipFile) as error:
-        raise BadFile(f"{path} cannot be read: {error}", hint=f"delete {path.parent} and ask again") from None
+    held = [name.removesuffix(".npy") for name in members(path) if name.endswith(".npy")]
+    with reading(path, what="arrays of an explanation"), np.load(path, allow_pickle=False) as file:
+        return {name: file[f"{name}.npy"] for name in held}
 
 
 def _compared(info: ExplainInfo, field: str) -> Any:

@@ -7,11 +7,12 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 from holdfast.foundation.errors import HoldfastError
+from holdfast.foundation.text import visible
 from holdfast.gate.verdict import Judged, Verdict
 from holdfast.records.files import storing, write_atomic
 from holdfast.report.wording import markdown
 
-_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_NO_XML = re.compile("[\ufffe\uffff]")  # beside what cannot be seen
 
 
 def figure(judged: Judged) -> str:
@@ -74,4 +75,4 @@ def append_summary(path: Path, run: str, verdict: Verdict | None, error: Holdfas
 
 def _plain(text: str) -> str:
     """Text that XML can hold."""
-    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    return visible(_NO_XML.sub("\N{REPLACEMENT CHARACTER}", text), keep="\n\t")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +30,8 @@ _FORMS = "give net:NAME, your_module:factory, an nn.Module or a function from im
 
 PRETRAINED = "pretrained"
 """What ``weights`` is for those that the model's origin publishes."""
+MOST_VALUES = 2**26
+"""Of an image that a file says its model takes, which is made to try it: a false one would fill the memory."""
 
 
 class Called(nn.Module):
@@ -106,6 +109,11 @@ def load(
         torch.default_generator.manual_seed(0)
         if origin is not None:
             found = origin.open(str(given), Asked(dict(options or {}), pretrained, trust_code, download))
+            if found.shape is not None and math.prod(found.shape) > MOST_VALUES:
+                raise BadModel(
+                    f"{given} says that it takes images of shape {found.shape}",
+                    hint="export it for images of at most 4,096 by 4,096 pixels",
+                )
             module, name, differentiable = found.module, found.name, found.differentiable
         else:
             told = classes if read is None else classes or _classes(read.metadata)
@@ -163,7 +171,7 @@ def _classes(metadata: Mapping[str, str]) -> int | None:
     """How many classes weights say that they were trained on, as `holdfast.training.checkpoint` writes it; None: nothing."""
     try:
         names = json.loads(metadata.get("classes", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return len(names) if isinstance(names, list) and names else None
 

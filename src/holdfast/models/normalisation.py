@@ -71,7 +71,7 @@ def from_metadata(metadata: Mapping[str, str], *, path: str) -> Moments | None:
             json.loads(text if text.lstrip().startswith("[") else f"[{text}]") for text in found if text is not None
         ]
         return parse(lists)
-    except (ValueError, BadValue):
+    except (ValueError, RecursionError, BadValue):
         raise BadFile(
             f"{path} declares mean={found[0]!r} and std={found[1]!r}, which is not a normalisation",
             hint="say which one it is with normalise=..., or 0/1 for none",

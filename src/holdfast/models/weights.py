@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from holdfast.foundation.errors import BadFile, BadModel
 from holdfast.models import archive
+from holdfast.models.unpickled import unpickled
 
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -101,7 +101,9 @@ def _torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():  # what torch warns of (a TorchScript archive, an old format) is refused below
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return unpickled(path, where=repr(str(path)))
+    except BadFile:
+        raise
     except pickle.UnpicklingError as error:
         if _head(path)[:1] not in (b"P", b"\x80"):
             raise BadFile(f"{str(path)!r} is not a torch file ({_looks_like(path)})", hint=_REMEDY) from error

@@ -37,12 +37,12 @@ def read_document(path: Path, kind: type[Document], *, hint: str | None = None) 
     try:
         text = path.read_text(encoding="utf-8")
         version = json.loads(text).get("schema_version")
-        if version is not None and version > SCHEMA_VERSION:
+        if isinstance(version, int) and version > SCHEMA_VERSION:
             raise BadFile(f"{path} was written by a newer holdfast (schema {version})", hint="upgrade holdfast")
         return kind.model_validate_json(text)
     except FileNotFoundError:
         raise BadFile(f"{path} does not exist", hint=hint or "run the same audit to its end") from None
-    except (ValueError, AttributeError, TypeError, OSError) as error:
+    except (ValueError, AttributeError, RecursionError, OSError) as error:
         raise BadFile(f"{path} cannot be read: {error}", hint=hint or "start again in a new folder") from None
 
 

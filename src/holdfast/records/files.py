@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from holdfast.foundation.errors import StorageError
+
+LONGEST = 50
+"""Letters of a class's name in that of its folder: a file system takes 255 bytes, and a letter has up to four."""
 
 
 @contextmanager
@@ -47,7 +50,8 @@ def write_atomic(path: Path, parts: Iterable[bytes]) -> None:
                 f"{path} cannot be written: it is no file that can be replaced", hint="give the path of a file"
             )
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # never through a link that somebody put there
                 for part in parts:
                     file.write(part)
                 file.flush()
@@ -62,6 +66,30 @@ def write_atomic(path: Path, parts: Iterable[bytes]) -> None:
             os.close(folder)
 
 
-def safe_name(name: str) -> str:
-    """A class name as the name of a folder."""
-    return "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(". ") or "_"
+def output_folder(folder: Path) -> None:
+    """Creates an output folder, where there is none.
+
+    Raises:
+        StorageError: something in it is a link: what is written there would land elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in folder.iterdir():
+        if each.is_symlink():
+            raise StorageError(
+                f"{each} is a link, and what is written there would land elsewhere",
+                hint="remove it, or give another folder with --out",
+            )
+
+
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Class names as names of folders that differ even where case does not count; of equal ones all but the first are
+    numbered by their class."""
+    safe: list[str] = []
+    taken: set[str] = set()
+    for label, name in enumerate(names):
+        short = "".join(c if c.isalnum() or c in " -_." else "_" for c in name)[:LONGEST].strip(". ") or "_"
+        while short.casefold() in taken:
+            short = f"{short}_{label}"
+        taken.add(short.casefold())
+        safe.append(short)
+    return safe

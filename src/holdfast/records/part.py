@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from holdfast.foundation.errors import PlanMismatch
 from holdfast.records.column import Keys
 from holdfast.records.document import Document, check_same, differing, read_document
-from holdfast.records.files import storing, write_atomic
+from holdfast.records.files import output_folder, storing, write_atomic
 from holdfast.records.lines import Line, append, locked, repaired, whole
 from holdfast.records.turns import Turns, unshared
 
@@ -57,7 +57,8 @@ class PartStore(Generic[Line]):
         self.folder, self._layout = folder, layout
         self.done = Keys()
         with storing(folder), ExitStack() as opened:
-            folder.mkdir(parents=True, exist_ok=True)
+            output_folder(folder.parent)
+            output_folder(folder)
             self._lines = opened.enter_context(locked(folder / OUTCOMES))
             if (folder / RUN).exists():
                 same_part(folder, info, layout)

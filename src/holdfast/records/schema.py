@@ -7,14 +7,20 @@ adversarial images), ``gallery.safetensors`` (a few clean images beside theirs),
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 SCHEMA_VERSION = 1
 
 CLEAN = "clean"
 """The stage of a run that evaluates the unperturbed images, at radius 0."""
+
+Share = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+"""In [0, 1], but for the rounding of a mean."""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Class = Annotated[int, Field(ge=-1, lt=2**31)]
+Radius = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Frozen(BaseModel):
@@ -29,10 +35,10 @@ class Frozen(BaseModel):
 class Rate(Frozen):
     """A share of ``n`` samples with its 95 % Wilson interval; all three shares lie in [0, 1]."""
 
-    value: float
-    n: int
-    low: float
-    high: float
+    value: Share
+    n: Count
+    low: Share
+    high: Share
 
 
 class Finding(Frozen):
@@ -81,8 +87,8 @@ class DataInfo(Frozen):
 
     name: str
     fingerprint: str
-    n: int
-    shape: tuple[int, int, int]
+    n: Count
+    shape: tuple[Count, Count, Count]
     class_names: tuple[str, ...]
 
 
@@ -95,8 +101,8 @@ class RunInfo(Frozen):
     plan: str
     stages: tuple[StageInfo, ...]
     threat: str
-    eps: float
-    curve: tuple[float, ...]
+    eps: Radius
+    curve: tuple[Radius, ...]
     """All radii that are audited, ascending; ``eps`` is one of them."""
     seed: int
     draws: int = 1
@@ -123,30 +129,38 @@ class Record(Frozen):
     (None: not fooled, nothing stored). ``forwards`` and ``backwards`` count the evaluations of one image that decided it.
     """
 
-    id: int
+    id: Count
     stage: str
-    eps: float
+    eps: Radius
     search: int = 0
     final: bool = True
-    label: int
+    label: Class
     fooled: bool
-    predicted: int
+    predicted: Class
     margin: float
     value: float
     distance: float
     steps: int
-    point: int | None = None
+    point: Count | None = None
     forwards: int
     backwards: int
     ranking: tuple[int, ...] | None = None
     """Stage `CLEAN` only: the wrong classes in the order of their logits, largest first, at most 16."""
 
 
+class Session(Frozen):
+    """A line of ``sessions.jsonl``: when a session ``started`` (Unix time), and once it ended how many seconds it took."""
+
+    started: FiniteFloat
+    seconds: FiniteFloat = 0.0
+    discarded: int = 0
+
+
 class StageSummary(Frozen):
     """What one stage did at one radius. ``entered``: samples still unbroken when it began; ``broken``: those it broke."""
 
     stage: str
-    eps: float
+    eps: Radius
     entered: int
     broken: int
     forwards: int
@@ -156,7 +170,7 @@ class StageSummary(Frozen):
 class CurvePoint(Frozen):
     """Robust accuracy at one radius."""
 
-    eps: float
+    eps: Radius
     robust_accuracy: Rate
 
 
@@ -169,7 +183,7 @@ class Audited(Frozen):
 
     count: int
     broken: int
-    low: float
+    low: Share
 
 
 class Distances(Frozen):
@@ -181,7 +195,7 @@ class Distances(Frozen):
 
     n: int
     found: int
-    quantiles: tuple[tuple[float, float], ...]
+    quantiles: tuple[tuple[Share, Radius], ...]
 
 
 class Measured(Frozen):
@@ -202,11 +216,11 @@ class Failure(Frozen):
     robust; 0: not as classified correctly either. ``label`` is left out where it is in the records, or unknown.
     """
 
-    id: int
+    id: Count
     stage: str
-    eps: float
+    eps: Radius
     happened: str
-    label: int | None = None
+    label: Class | None = None
 
 
 class Summary(Frozen):
@@ -224,7 +238,7 @@ class Summary(Frozen):
     data: str
     plan: str
     threat: str
-    eps: float
+    eps: Radius
     seed: int
     clean_accuracy: Rate
     robust_accuracy: Rate
@@ -234,7 +248,7 @@ class Summary(Frozen):
     backwards: int
     discarded: int
     checks: int = 0
-    seconds: float
+    seconds: FiniteFloat
     warnings: tuple[Finding, ...]
     notes: tuple[Finding, ...] = ()
     audited: Audited | None = None

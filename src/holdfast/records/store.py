@@ -10,13 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from holdfast.foundation.errors import BadFile, PlanMismatch
 from holdfast.records.document import check_same, read_document
-from holdfast.records.files import storing, write_atomic
+from holdfast.records.files import output_folder, storing, write_atomic
 from holdfast.records.known import Known, Outcome, within
 from holdfast.records.lines import append, locked, repaired, unbuffered, whole, write
-from holdfast.records.schema import Record, RunInfo, Summary
+from holdfast.records.schema import Record, RunInfo, Session, Summary
 from holdfast.records.shard import SHARD_POINTS, SHARDS, shard_files
 from holdfast.records.turns import unshared
 
@@ -47,7 +48,7 @@ class Store(Known):
         self.info = info
         self._count = 0
         with storing(folder), ExitStack() as opened:
-            folder.mkdir(parents=True, exist_ok=True)
+            output_folder(folder)
             if not (folder / RUN).exists() and any(not _ours(path) for path in folder.iterdir()):
                 raise PlanMismatch(f"{folder} is not empty and holds no run", hint="give a new folder with --out")
             self._lines = opened.enter_context(locked(folder / RECORDS))
@@ -160,7 +161,8 @@ def reached(record: Record, radii: Sequence[float]) -> float:
 
     A point may lie nearer than the radius that it was searched in: then it counts at every radius that allows it.
     """
-    return next(radius for radius in radii if within(record.distance, radius) or radius >= record.eps)
+    inside = (radius for radius in radii if within(record.distance, radius) or radius >= record.eps)
+    return next(inside, record.eps)
 
 
 def point_bytes(info: RunInfo) -> int:
@@ -187,21 +189,21 @@ def same_run(folder: Path, info: RunInfo) -> RunInfo:
 def _past(folder: Path) -> tuple[float, int]:
     """Wall seconds and discarded evaluations of the sessions before this one; a killed one lasted to its last record."""
     path = folder / SESSIONS
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_bytes() if path.exists() else b""
     seconds: dict[float, float] = {}
     discarded = 0
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            session = Session.model_validate_json(line)
+        except ValidationError:
             continue  # the torn last line of a session that was killed
-        seconds[entry["started"]] = entry.get("seconds", 0.0)
-        discarded += entry.get("discarded", 0)
-    missing = "\n" if text and not text.endswith("\n") else ""
+        seconds[session.started] = session.seconds
+        discarded += session.discarded
+    missing = b"\n" if text and not text.endswith(b"\n") else b""
     if seconds and not seconds[last := max(seconds)]:
         seconds[last] = max(0.0, (folder / RECORDS).stat().st_mtime - last)
-        missing += json.dumps({"started": last, "seconds": seconds[last]}) + "\n"
-    with path.open("a", encoding="utf-8") as file:
+        missing += json.dumps({"started": last, "seconds": seconds[last]}).encode() + b"\n"
+    with path.open("ab") as file:
         file.write(missing)
     return sum(seconds.values()), discarded
 

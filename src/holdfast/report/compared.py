@@ -190,12 +190,12 @@ class _Stored:
         with _reading(self.path), safe_open(self.path, framework="np") as file:
             images = file.get_slice(self.name)
             taken = {sample: images[self.places[sample] : self.places[sample] + 1][0] for sample in wanted}
-        return {sample: pictures.data_uri(image) for sample, image in taken.items()}
+            return {sample: pictures.data_uri(image) for sample, image in taken.items()}
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError, ValueError, IndexError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, IndexError) as error:
         raise BadFile(f"{path} is damaged: {error}", hint="run the audit again: it goes on where it stopped") from None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from holdfast.data.reading import reading
 from holdfast.experiments.configure import validated
 from holdfast.experiments.outcome import head, shown
 from holdfast.explain.contradictions import contradictions
@@ -78,13 +79,13 @@ def has_explanation(folder: Path) -> bool:
 
 def read_explanation(folder: Path) -> Explained:
     """The explanation in ``folder``, its figures drawn again from what was found. Raises BadFile."""
-    panels, found = [], []
-    for name, (answer, each) in answered(folder).items():
-        probe = validated(registry.load("probe", name), answer.settings, name)
-        panels.append(_panel(name, probe, each))
-        found.append(each)
-    info = read_info(folder)
-    drawn, colours = _portraits(portrayed(folder), info)
+    panels, found, info = [], [], read_info(folder)
+    with reading(folder, what="an explanation"):  # whatever its arrays and tables lead the drawing to
+        for name, (answer, each) in answered(folder).items():
+            probe = validated(registry.load("probe", name), answer.settings, name)
+            panels.append(_panel(name, probe, each))
+            found.append(each)
+        drawn, colours = _portraits(portrayed(folder), info)
     return Explained(info.nets[0].name, info, panels, contradictions(found), cases(folder), drawn, colours)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from holdfast.data.reading import reading
 from holdfast.explain.store import INFO as EXPLAIN
 from holdfast.explain.store import read_info as read_explanation_info
 from holdfast.foundation import units
@@ -109,7 +110,8 @@ def _entries(folder: Path) -> Iterator[Entry]:
     for file, read in _KINDS:
         if (folder / file).is_file():
             try:
-                yield read(folder)
+                with reading(folder, what="a run"):
+                    yield read(folder)
             except HoldfastError as error:
                 yield Entry("damaged", folder.name, "", error.message[:MOST], "")
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from holdfast.foundation import units
 from holdfast.foundation.errors import BadFile
+from holdfast.foundation.text import visible
 from holdfast.records import store
 from holdfast.records.schema import CLEAN, CurvePoint, Record, RunInfo, Summary
 
@@ -81,7 +82,7 @@ def read(folder: Path) -> Run:
     final = (record for record in store.read_records(folder) if record.final)
     outcomes = _failing(_fold(final, headline=summary.eps, radii=sorted(info.curve)), summary)
     _agree(folder, info, summary, outcomes)
-    gallery = _gallery(folder / store.GALLERY, known={outcome.id for outcome in outcomes})
+    gallery = _gallery(folder / store.GALLERY, info.data.shape, known={outcome.id for outcome in outcomes})
     return Run(summary.name, info, summary, outcomes, gallery)
 
 
@@ -89,8 +90,7 @@ def told_apart(names: Sequence[str]) -> list[str]:
     """Labels that differ and can be drawn: a repeated name gets its number behind it."""
     apart: list[str] = []
     for given in names:
-        # Control characters are no text; SVG, which is XML, cannot hold them even escaped.
-        name = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in given) or "run"
+        name = visible(given) or "run"
         label, number = name, 2
         while label in apart:
             label, number = f"{name} ({number})", number + 1
@@ -161,7 +161,7 @@ def _agree(folder: Path, info: RunInfo, summary: Summary, outcomes: tuple[Outcom
             )
 
 
-def _gallery(path: Path, *, known: set[int]) -> Gallery | None:
+def _gallery(path: Path, shape: tuple[int, int, int], *, known: set[int]) -> Gallery | None:
     if not path.exists():
         return None
     try:
@@ -174,10 +174,11 @@ def _gallery(path: Path, *, known: set[int]) -> Gallery | None:
     ids, clean, adversarial = tensors["ids"], tensors["clean"], tensors["adversarial"]
     if ids.size == 0:
         return None
-    if ids.ndim != 1 or clean.ndim != 4 or clean.shape != adversarial.shape or len(clean) != len(ids):
+    images = (len(ids), *shape)
+    if ids.ndim != 1 or clean.shape != images or adversarial.shape != images or 0 in shape:
         raise BadFile(
             f"{path} holds ids {ids.shape}, clean {clean.shape} and adversarial {adversarial.shape}; "
-            "(g,), (g, C, H, W) and (g, C, H, W) are needed",
+            f"(g,), and images of {shape} are needed",
             hint=f"delete it, or {_AGAIN}",
         )
     strange = sorted(set(ids.tolist()) - known)

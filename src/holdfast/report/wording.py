@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from holdfast.foundation import units
+from holdfast.foundation.text import visible
 from holdfast.records.comparison import Difference
 from holdfast.records.conditions import ConditionsSummary, Mean
 from holdfast.records.schema import Measured, Rate, Summary
@@ -156,7 +157,7 @@ def chance(p: float) -> str:
 
 def markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line: no markup, no link, no cell of a table ends in it."""
-    line = re.sub(r"([\\`*_{}\[\]()<>#!|~&$@])", r"\\\1", " ".join(text.split()))
+    line = re.sub(r"([\\`*_{}\[\]()<>#!|~&$@])", r"\\\1", visible(" ".join(text.split())))
     return re.sub(r"^(\d*)([-+.])", r"\1\\\2", line)  # at the start of a line these would begin a list
 
 

@@ -30,7 +30,7 @@ from holdfast.foundation.errors import BadData, BadModel, BadValue, PlanMismatch
 from holdfast.models.load import build
 from holdfast.models.probe import probe
 from holdfast.objectives.objective import Objective
-from holdfast.records.files import storing
+from holdfast.records.files import output_folder, storing
 from holdfast.records.lines import append, locked
 from holdfast.training.checkpoint import declared, digest, keep, restored
 from holdfast.training.folder import (
@@ -166,7 +166,7 @@ def train(
     try:
         if not team.rank:
             with storing(out):
-                out.mkdir(parents=True, exist_ok=True)
+                output_folder(out)
                 files += map(locked, (out / LOG, out / PROBES))
             check_same(out, info)
         if team.by_first(lambda: info.identity) != info.identity:

@@ -50,7 +50,7 @@ def overlap(declared: Mapping[str, str], corruptions: Iterable[str]) -> Overlap:
     """
     try:
         operations = tuple(str(each) for each in json.loads(declared["operations"]))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return Overlap()
     touched = {
         name: found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ from holdfast.corruptions.corruption import SEVERITIES
 from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadFile, BadValue, PlanMismatch
-from holdfast.records.files import safe_name, storing, write_atomic
+from holdfast.records.files import output_folder, safe_names, storing, write_atomic
 
 ABOUT = "corrupted.json"
 """What a set says of itself."""
@@ -85,12 +86,12 @@ def _begin(source: Source, question: Asked, out: Path, layout: str) -> None:
         "seed": question.seed,
         "layout": layout,
     }
-    out.mkdir(parents=True, exist_ok=True)
+    output_folder(out)
     file = out / ABOUT
     if file.exists():
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            known: dict[str, Any] = {"frost": "", **json.loads(file.read_text(encoding="utf-8"))}
+        except (ValueError, TypeError, RecursionError) as error:
             raise BadFile(f"{file} cannot be read: {error}", hint="give a new folder with --out") from None
         # A set may grow by corruptions, so that a frost procedural or not is only then decided.
         other = [key for key in about if key != "frost" and known.get(key) != about[key]]
@@ -142,17 +143,20 @@ def _array(source: Source, question: Asked, out: Path, name: str) -> Iterator[in
 
 def _folders(source: Source, question: Asked, out: Path, name: str) -> Iterator[int]:
     """Writes one corruption as image files; yields as `_array`."""
-    names = source.class_names
+    names = safe_names(source.class_names)
     for chunk in _chunks(source):
-        classes = [safe_name(names[label]) if label < len(names) else str(label) for label in chunk.labels.tolist()]
+        classes = [names[label] if label < len(names) else str(label) for label in chunk.labels.tolist()]
         for severity in question.severities:
             root = out / name / str(severity)
+            output_folder(root.parent)
+            output_folder(root)
             files = [root / folder / f"{key:08d}.png" for folder, key in zip(classes, chunk.ids.tolist())]
             if not all(file.exists() for file in files):
                 made = question.supply(name, severity, chunk.ids, chunk.clean).cpu().numpy()
                 for file, image in zip(files, made):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     part = file.with_name(f".{file.name}.part")
+                    part.unlink(missing_ok=True)
                     picture = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
                     Image.fromarray(picture).save(part, format="PNG")
                     part.replace(file)

@@ -16,6 +16,9 @@ from holdfast.models.normalisation import Moments
 from holdfast.models.origin import Asked, Found
 
 _ID = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
+_REPEATED = re.compile(r"layer|depth|block|stage|repeat")
+MOST_LAYERS, MOST_WIDE = 2**12, 2**20
+"""What a configuration may ask for: the net is built before its weights are looked at, layer by layer."""
 
 
 class _Logits(nn.Module):
@@ -48,7 +51,7 @@ class HuggingFace:
     @staticmethod
     def open(given: str, asked: Asked) -> Found:
         try:
-            from transformers import AutoModelForImageClassification
+            from transformers import AutoModelForImageClassification, PretrainedConfig
             from transformers.image_processing_base import ImageProcessingMixin
             from transformers.utils import logging
         except Exception as error:  # a broken neighbour of it (torchvision) may raise anything
@@ -61,10 +64,12 @@ class HuggingFace:
             raise BadFile(f"there is no folder {place}", hint="give a folder with config.json, or OWNER/NAME")
         place = str(local) if local.is_dir() else place
         common: dict[str, Any] = {"local_files_only": not asked.download, "trust_remote_code": asked.trust_code}
-        bars = logging.is_progress_bar_enabled()
+        bars, loud = logging.is_progress_bar_enabled(), logging.get_verbosity()
         logging.disable_progress_bar()
+        logging.set_verbosity(logging.CRITICAL)  # it prints names out of the files as they are
         try:
             with offline(not asked.download):
+                _check_sizes(PretrainedConfig.get_config_dict(place, local_files_only=not asked.download)[0], given)
                 core, seen = AutoModelForImageClassification.from_pretrained(
                     place, use_safetensors=True, output_loading_info=True, **common
                 )
@@ -72,9 +77,12 @@ class HuggingFace:
                     told = ImageProcessingMixin.get_image_processor_dict(place, **common)[0]
                 except OSError:  # it has none: nothing is known of its normalisation
                     told = {}
+        except BadModel:
+            raise
         except Exception as error:  # transformers raises many kinds
             raise _explained(place, error, local=local.is_dir(), asked=asked) from error
         finally:
+            logging.set_verbosity(loud)
             if bars:
                 logging.enable_progress_bar()
         absent = sorted(map(str, [*seen["missing_keys"], *seen["mismatched_keys"]]))
@@ -84,13 +92,37 @@ class HuggingFace:
                 hint="give a model that was trained for image classification",
             )
         config = core.config
-        return Found(
-            module=_Logits(core),
-            name=f"hf:{local.name if local.is_dir() else place}",
-            shape=_shape(config, told),
-            moments=_moments(told),
-            class_names=_names(getattr(config, "id2label", None) or {}),
+        try:
+            shape, moments = _shape(config, told), _moments(told)
+            class_names = _names(getattr(config, "id2label", None) or {})
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise BadModel(
+                f"the configuration of {given} is not understood: {type(error).__name__}: {error}",
+                hint="give a folder that save_pretrained of an image classifier and its image processor wrote",
+            ) from None
+        name = f"hf:{local.name if local.is_dir() else place}"
+        return Found(_Logits(core), name, shape, moments=moments, class_names=class_names)
+
+
+def _check_sizes(told: Any, given: str, key: str = "") -> None:
+    """Refuses a configuration by which building the net would not end. Raises BadModel."""
+    if isinstance(told, Mapping):
+        for name, value in told.items():
+            if name not in ("id2label", "label2id"):
+                _check_sizes(value, given, str(name))
+        return
+    parts = told if isinstance(told, (list, tuple)) else (told,)
+    sizes = [1, *(abs(each) for each in parts if isinstance(each, int))]
+    repeated = bool(_REPEATED.search(key))
+    asked = max(len(parts), sum(sizes) - 1 if repeated else max(sizes))
+    if asked > (MOST_LAYERS if repeated else MOST_WIDE):
+        raise BadModel(
+            f"the configuration of {given} says {key} = {str(told)[:60]}, as no image classifier has",
+            hint="give a folder that save_pretrained of an image classifier wrote",
         )
+    for each in parts:
+        if isinstance(each, (list, tuple, Mapping)):
+            _check_sizes(each, given, key)
 
 
 def _explained(place: str, error: Exception, *, local: bool, asked: Asked) -> BadModel:

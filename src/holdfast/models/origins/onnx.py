@@ -104,6 +104,7 @@ def _beside(path: Path, proto: Any) -> list[Path]:
             or "\\" in name
             or not file.is_file()
             or file.is_symlink()
+            or not file.resolve().is_relative_to(path.parent.resolve())
         ):
             raise BadFile(
                 f"{path} takes weights from {name!r}, which is no plain file in its own folder",

@@ -17,6 +17,7 @@ from holdfast.models import archive
 from holdfast.models.fixed_batch import FixedBatch
 from holdfast.models.origin import Asked, Found
 from holdfast.models.program import DTYPES, Program
+from holdfast.models.unpickled import unpickled
 
 _PROGRAM = "models/model.json"
 _SAMPLES = "data/sample_inputs/model.pt"
@@ -102,7 +103,9 @@ def _pickle(path: Path, what: str) -> BadFile:
 def _check_samples(path: Path, data: bytearray) -> None:
     """Refuses sample inputs that are more than plain tensors: torch's own loader would run what they hold."""
     try:
-        torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        unpickled(io.BytesIO(data), where=str(path))
+    except BadFile:
+        raise
     except Exception:  # torch raises many kinds for what it does not read
         raise _pickle(path, "sample inputs that are more than tensors") from None
 
