@@ -49,8 +49,8 @@ def shorter(stage: Stage, ratio: float) -> Stage:
     return dataclasses.replace(stage, attack=dataclasses.replace(stage.attack, steps=steps, **patient), entry=entry)
 
 
-def plan(name: str, ratio: float = 0.75) -> Plan:
-    whole = named(name, THREAT)
+def plan(name: str, ratio: float = 0.75, audited: int = 0) -> Plan:
+    whole = named(name, THREAT, audited=audited)
     return dataclasses.replace(whole, stages=tuple(shorter(stage, ratio) for stage in whole.stages))
 
 
@@ -105,6 +105,14 @@ def test_more_radii(monkeypatch) -> None:
     assert not entered["square-near", 0.05]
     assert all(near(step.seconds + step.eta.least, whole) for step in late if step.stage != "sweep")
     assert all(step.seconds + step.eta.most > whole / FACTOR for step in late)
+
+
+def test_a_plan_that_is_audited(monkeypatch) -> None:
+    """One of those that are searched once more falls, so that all are; afterwards nothing is open."""
+    late, whole, entered = watched(monkeypatch, plan("sweep", audited=4), count=12, slots=64)
+    assert entered["audit-square", THREAT.eps] < entered["square", THREAT.eps]
+    assert all(near(step.seconds + step.eta.most, whole) for step in late if step.stage != "pgd")
+    assert {step.eta.least == step.eta.most for step in late if step.stage in ("apgd-ce", "apgd-t")} == {True}
 
 
 def test_a_minimal_attack_is_waited_for_once(monkeypatch) -> None:

@@ -116,10 +116,8 @@ class Forecast:
         for place, (stage, entered) in enumerate(
             zip(self._plan.stages, [*(Left(each, each) for each in begun), *coming])
         ):
-            again = (
-                radii * n / max(1, self._first) if stage.attack.goal != "minimal" else 0
-            )  # one answers for all radii
-            times = (place > self._at) + again
+            answered = stage.attack.goal == "minimal"  # one run of those answers for all radii
+            times = (place > self._at) + (0 if answered else radii * n / max(1, self._first))
             cost = self._full[stage.name] * self._lasts[stage.name]
             least, most = least + times * cost * entered.least, most + times * cost * entered.most
         return Left(least, most)
@@ -138,8 +136,8 @@ class Forecast:
             near = n * past.share(entry.within(past, entry.reach_after(past, between)))
             return Left(near, near)
         if isinstance(entry, IfBroken):
-            decided = entry(past).any() or self._at >= rules.index(entry)
-            return Left(n * past.share(entry(past)), n * past.share(entry(past) if decided else past.alive))
+            known = n * past.share(entry(past)) if entry.stage in past.seen else 0.0
+            return Left(known, known if known or self._at >= rules.index(entry) else n)
         if isinstance(entry, Escalated):
             known = n * _as_near_ones(entry, past)
             if known:  # the alarm is raised

@@ -96,8 +96,8 @@ def run(arguments: Sequence[str]) -> int:
         gate,
         card,
     ):
-        app.command(command, help=_flowing(command.__doc__) if narrow else None)
-    app.command(list_, name="list", help=_flowing(list_.__doc__) if narrow else None)
+        app.command(command, help=_flowing(command.__doc__ or "") if narrow else None)
+    app.command(list_, name="list", help=_flowing(list_.__doc__ or "") if narrow else None)
 
     def completion(shell: Literal["bash", "zsh", "fish", "powershell"]) -> int:
         """Print a script that teaches a shell to complete commands and options.

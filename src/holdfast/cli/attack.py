@@ -57,15 +57,15 @@ def attack(
     from holdfast.audit.craft import craft
     from holdfast.cli.subject import allowed
     from holdfast.foundation import registry
-    from holdfast.foundation.errors import BadValue
+    from holdfast.foundation.errors import UnknownName
 
     within = allowed(config)
     given = dict(option(text) for text in set or [])
-    try:
-        chosen = registry.load("attack", attack)(**given)
-    except TypeError as error:
-        known = ", ".join(registry.load("attack", attack).__dataclass_fields__)
-        raise BadValue(f"the attack {attack} has no such option: {error}", hint=f"it has: {known}") from None
+    kind = registry.load("attack", attack)
+    for key in given:
+        if key not in kind.__dataclass_fields__:
+            raise UnknownName.among(f"option of the attack {attack}", key, kind.__dataclass_fields__)
+    chosen = kind(**given)
     chosen.check(within)
     model, source = load(config)
     progress = terminal(stderr=True)
