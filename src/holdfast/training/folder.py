@@ -54,7 +54,7 @@ class EpochRecord(Frozen):
     findings: tuple[Finding, ...] = ()
 
 
-def check_same(out: Path, info: TrainingInfo) -> None:
+def claim(out: Path, info: TrainingInfo) -> None:
     """Writes ``training.json``, or refuses a folder whose own is of another training. Raises PlanMismatch."""
     if not (out / RUN).exists():
         write_atomic(out / RUN, [info.model_dump_json(indent=2).encode()])

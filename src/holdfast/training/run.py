@@ -41,7 +41,7 @@ from holdfast.training.folder import (
     ROBUST,
     EpochRecord,
     TrainingInfo,
-    check_same,
+    claim,
     lines,
     worth,
 )
@@ -168,7 +168,7 @@ def train(
             with storing(out):
                 output_folder(out)
                 files += map(locked, (out / LOG, out / PROBES))
-            check_same(out, info)
+            claim(out, info)
         if team.by_first(lambda: info.identity) != info.identity:
             raise PlanMismatch(
                 f"process {team.rank} was given another training than process 0",
