@@ -18,7 +18,7 @@ from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.audit.corrupted.notes import finding
 from holdfast.audit.corrupted.run import uint8_images
 from holdfast.audit.divided import Tally, Watcher, agree, opened, pieces
-from holdfast.audit.perturbed.flips import ALEXNET_FLIPS, EXTRA, TEST, flips, top5_distances
+from holdfast.audit.perturbed.flips import ALEXNET_FLIPS, EXTRA, FURTHEST, TEST, flips, top5_distances
 from holdfast.audit.ranks import Alone, Ranks, by_first, taken
 from holdfast.audit.run import data_info, look, versions
 from holdfast.audit.session import logarithmic
@@ -26,7 +26,7 @@ from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
 from holdfast.foundation import registry
 from holdfast.foundation.errors import BadData, BadModel, BadValue, UnknownName
-from holdfast.foundation.stats import bootstrap
+from holdfast.foundation.stats import bounded_mean
 from holdfast.imaging.variant import variant_for
 from holdfast.models.doctor import raise_errors
 from holdfast.models.model import Model
@@ -305,7 +305,7 @@ def _conclude(
             frames=frames[each],
             flip_probability=_mean(flipped[each], info.seed),
             flip_rate=float(flipped[each].mean()) / divisor.flips[each] if divisor.flips.get(each) else None,
-            top5_distance=_mean(moved[each], info.seed) if each in moved else None,
+            top5_distance=_mean(moved[each], info.seed, FURTHEST) if each in moved else None,
         )
         for each in info.perturbations
     ]
@@ -316,11 +316,17 @@ def _conclude(
         counted=counted,
         mean_flip_probability=_mean(np.mean([flipped[each] for each in counted], 0), info.seed) if counted else None,
         mean_top5_distance=(
-            _mean(np.mean([moved[each] for each in counted], 0), info.seed) if counted and counted[0] in moved else None
+            _mean(np.mean([moved[each] for each in counted], 0), info.seed, FURTHEST)
+            if counted and counted[0] in moved
+            else None
         ),
         baseline=divisor.name if counted else "",
         mfr=(
-            _mean(np.mean([flipped[each] / divisor.flips[each] for each in counted], 0), info.seed)
+            _mean(
+                np.mean([flipped[each] / divisor.flips[each] for each in counted], 0),
+                info.seed,
+                float(np.mean([1 / divisor.flips[each] for each in counted])),
+            )
             if divisor.flips and counted
             else None
         ),
@@ -333,8 +339,8 @@ def _conclude(
     return summary
 
 
-def _mean(values: np.ndarray, seed: int) -> Mean:
-    found = bootstrap(values, seed=seed, repeats=1000)
+def _mean(values: np.ndarray, seed: int, most: float = 1.0) -> Mean:
+    found = bounded_mean(values, most=most, seed=seed)
     return Mean(value=found.value, low=found.low, high=found.high)
 
 
