@@ -202,7 +202,7 @@ def _doubts(info: RunInfo, stages: Sequence[StageSummary]) -> tuple[Finding, ...
                 level="warning",
                 saw=f"the plan {info.plan} has a single stage",
                 means="one attack is often many points too optimistic",
-                remedy="run the plan quick or thorough before you rely on this number",
+                remedy="run a plan of several attacks, such as fast, before you rely on this number",
             )
         )
     return tuple(found)
