@@ -130,8 +130,11 @@ def main() -> None:
     print(f"{'CPU s':>9}   {'ratio':>6}   per evaluation", flush=True)
     entries = []
     subjects = [*digits(given.n), *(references(given.reference, given.n) if given.reference else ())]
-    for subject in subjects:
-        for pairing in pairings if subject.name.startswith(tuple(given.models or [""])) else ():
+    chosen = [subject for subject in subjects if subject.name.startswith(tuple(given.models or [""]))]
+    if not chosen:
+        parser.error("--models: no model of that name; there are " + ", ".join(subject.name for subject in subjects))
+    for subject in chosen:
+        for pairing in pairings:
             if subject.again and pairing.minimal:
                 continue
             entry = measure(subject, pairing, found, given.rounds)
@@ -139,7 +142,7 @@ def main() -> None:
                 entries.append(entry)
                 print("\n".join(lines(entry)), flush=True)
     lost = list(losses(entries))
-    print("\nwhere a peer wins:\n" + ("\n".join(lost) or "nowhere"))
+    print("\nwhere a peer wins:\n" + ("\n".join(lost) or ("nowhere" if entries else "nothing was compared")))
     if given.out:
         settings = {"rounds": given.rounds, "n": given.n, "step_share": STEP_SHARE, "only": given.only}
         given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ Seconds of one epoch on one thread, set-up included (ours builds its attack copy
   with the same augmentation and SGD of the same rate and momentum (ours is Nesterov's). The tutorials' loop is in
   `peers/trainers.py`. MAIR trains through its own ``AT.fit`` with recording, saving and judging off. Both peers read
   through torch's DataLoader.
-- Forwards and gradients are counted, image by image, at the last 3x3 convolution, in a round of their own.
+- Forwards and gradients are counted, image by image, at the last convolution wider than 1x1, in a round of their own.
 - The timed rounds are interleaved (A B C, B C A, ...), and a ratio is formed within a round before the median is taken.
 - What came out is judged by our PGD-10 on held-out images, outside the clock: after so little training that says no more
   than that nobody skipped the work.
@@ -118,10 +118,9 @@ class Passes(TorchDispatchMode):
 
 
 def counted(train: Train, net: nn.Module, data: Images, setting: Setting) -> dict[str, float]:
-    """Passes per image of a step, at the last of the net's 3x3 convolutions: what a second step adds to the first."""
-    shape = [each.weight.shape for each in net.modules() if isinstance(each, nn.Conv2d) and each.kernel_size == (3, 3)][
-        -1
-    ]
+    """Passes per image of a step, at the last of the net's wider convolutions: what a second step adds to the first."""
+    wide = [each for each in net.modules() if isinstance(each, nn.Conv2d) and each.kernel_size != (1, 1)]
+    shape = wide[-1].weight.shape
     alike = sum(isinstance(each, nn.Conv2d) and each.weight.shape == shape for each in net.modules())
     found = []
     for size in (COUNTED, 2 * COUNTED):

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,9 @@ def test_list_as_json(cli) -> None:
 )
 def test_completion(shell: str, begins: str, cli) -> None:
     ran = cli("completion", shell)
+    if shell == "powershell" and version("cyclopts") < "5":
+        assert ran.code == 2 and "cyclopts 5" in ran.err  # the last for Python 3.10 is older
+        return
     assert ran.code == 0 and not ran.err and ran.out.startswith(begins)
     assert "corrupt" in ran.out and ("--strict-checks" in ran.out or "strict-checks" in ran.out)
     assert cli("completion", "tcsh").code == 2

@@ -17,6 +17,7 @@ from holdfast.foundation.errors import BadModel
 from holdfast.nets.small_cnn import SmallCNN
 from holdfast.objectives.adversarial import Adversarial
 from holdfast.objectives.standard import Standard
+from holdfast.threats.l2 import L2
 from holdfast.threats.linf import Linf
 from holdfast.training.loop import fit
 from holdfast.training.recipe import Recipe
@@ -155,6 +156,27 @@ def test_a_model_that_changes_while_it_is_evaluated(nets, images):
 
     found = holdfast.audit(model, images, threat=Linf(0.02), watch=learns)
     assert "model changes" in {warning.check for warning in found.warnings}
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(1.0)])
+def test_a_linear_net_is_not_flagged(threat):
+    """Its worst corner is reached at once: no further step reaches a larger loss, and nothing is masked."""
+    weights = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    x = 0.3 + 0.4 * torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def linear(x: Tensor) -> Tensor:
+        z = x.flatten(1) @ weights
+        return torch.stack([-z, z], 1)
+
+    y = linear(x).argmax(1)
+    assert checks.probe(linear, x, y, threat).findings == ()
+
+    def misled(x: Tensor) -> Tensor:
+        """The same values, with a gradient that points elsewhere, and always there."""
+        return linear(x.detach()) + (x - x.detach()).flatten(1) @ torch.stack([weights.roll(1), -weights.roll(1)], 1)
+
+    found = {finding.check for finding in checks.probe(misled, x, y, threat).findings}
+    assert found & {"loss does not rise", "dishonest gradients"}
 
 
 def test_single_steps_mislead():

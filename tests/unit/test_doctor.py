@@ -116,6 +116,13 @@ def test_labels_and_classes():
     assert look(Honest(), labels=LABELS.float())["labels"].level == "error"
 
 
+def test_classes_counted_from_the_labels_raise_no_doubt():
+    """A hundred images of a thousand classes seldom hold the last one."""
+    fewer = look(Honest(), images=IMAGES[:2], labels=LABELS[:2] * 0, names=("0",))["class count"]
+    assert fewer.level == "note" and fewer.saw == "4 logits and 1 class in the data"
+    assert look(Honest(), names=("ant", "bee"), labels=LABELS * 0)["class count"].level == "warning"
+
+
 def test_the_range_of_the_images():
     assert look(Honest(), images=IMAGES / 255)["input range"].level == "note"
     assert look(Honest(), images=(IMAGES > 0.5).float())["input range"].level == "note"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from holdfast.foundation.errors import BadValue
-from holdfast.foundation.stats import Interval, bootstrap, clopper_pearson, holm, mcnemar, wilson
+from holdfast.foundation.stats import Interval, bootstrap, bounded_mean, clopper_pearson, holm, mcnemar, wilson
 
 shares = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 confidences = st.floats(0.01, 0.999)
@@ -89,6 +89,17 @@ def test_bootstrap() -> None:
     half = 1.96 * values.std() / math.sqrt(200)  # where the mean is normal, so is its bootstrap
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
     assert bootstrap([2.0] * 5, np.median, seed=0, repeats=10) == Interval(2.0, 5, 2.0, 2.0)
+
+
+def test_a_mean_at_its_end_is_not_certain() -> None:
+    """What never happened to 40 images may happen to the next one."""
+    none, every = (bounded_mean([value] * 40, most=1.5, seed=0) for value in (0.0, 1.5 - 1e-12))
+    edge = 1.5 * wilson(0, 40).high
+    assert (none.value, none.low, none.high) == (0.0, 0.0, pytest.approx(edge))
+    assert (every.low, every.high) == (pytest.approx(1.5 - edge), 1.5)
+    assert bounded_mean([0.2], most=1.0, seed=0) == Interval(0.2, 1, 0.0, 1.0)
+    some = np.arange(40) / 40
+    assert bounded_mean(some, most=1.0, seed=3) == bootstrap(some, seed=3, repeats=1000)
 
 
 @pytest.mark.parametrize(

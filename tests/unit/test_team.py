@@ -39,9 +39,10 @@ COUNT, BATCH = 28, 9
 
 
 class Meeting:
-    """What threads that play processes share."""
+    """What threads that play processes share. One works while the others wait: torch.fx traces for all threads at once."""
 
     def __init__(self, world: int) -> None:
+        self.turn = threading.Lock()
         self.barrier = threading.Barrier(world, timeout=60)
         self.slots: list[Any] = [None] * world
 
@@ -55,10 +56,17 @@ class Member(Team):
 
     def _exchanged(self, mine: Any) -> list[Any]:
         self._meeting.slots[self.rank] = mine
-        self._meeting.barrier.wait()
+        self._wait()
         found = list(self._meeting.slots)
-        self._meeting.barrier.wait()
+        self._wait()
         return found
+
+    def _wait(self) -> None:
+        self._meeting.turn.release()
+        try:
+            self._meeting.barrier.wait()
+        finally:
+            self._meeting.turn.acquire()
 
     def by_first(self, make: Callable[[], Any]) -> Any:
         return self._exchanged(make() if self.rank == 0 else None)[0]
@@ -77,7 +85,8 @@ def together(world: int, make: Callable[[Team], Any], act: Callable[[Any], Any])
 
     def perform(rank: int) -> None:
         try:
-            found[rank] = act(made[rank])
+            with meeting.turn:
+                found[rank] = act(made[rank])
         except threading.BrokenBarrierError:
             pass  # another one raises
         except Exception as error:

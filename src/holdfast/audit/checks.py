@@ -34,6 +34,8 @@ IMAGES = 16
 STEPS = 12
 DRAWS = 4
 """Random directions of each probed image, looked at inside the set and on its rim."""
+ARRIVED = 1e-3
+"""A step shorter than this share of the radius is rounding."""
 CURVED, DISHONEST = 0.25, 0.05
 """Shares of the predicted change of the loss that comes true; honest nets have 0.39 to 0.83 (measured on seven)."""
 
@@ -52,13 +54,16 @@ class Climbed:
 
     Args:
         values: the margin loss at every point of it, (STEPS + 1, n): positive means fooled.
-        honesty: actual over predicted change of the loss, in the median over the last third of its steps.
+        honesty: actual over predicted change of the loss, in the median over the last third of its steps; over all of them
+            where no point moved in that third.
         still: the share of evaluations whose gradient was exactly zero.
+        arrived: whether no point moved in the last two thirds: as in a linear net, whose worst corner a step or two reach.
     """
 
     values: Tensor
     honesty: float
     still: float
+    arrived: bool
 
 
 def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat) -> Probed:
@@ -103,22 +108,28 @@ def _size(threat: Threat, step: int, steps: int) -> float:
 def _climb(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> Climbed:
     """Steepest ascent of the margin from the clean image, cosine steps that begin with the radius."""
     rows = _rows(x, y, threat)
-    values, shares, still = [], [], []
+    values, shares, still, far = [], [], [], []
     at, last, before = x, x, None
     for step in range(STEPS + 1):
         seen = evaluate(model, losses.margin, State.at(rows, at))
         values.append(seen.value)
         still.append((seen.grad == 0).flatten(1).all(1))
-        if before is not None and step > 2 * STEPS // 3:
+        if before is not None:
             predicted = (before.grad * (at - last)).flatten(1).sum(1)
-            moved = predicted > 0
-            shares.append(((seen.value - before.value) / predicted)[moved])
+            moved = threat.distance(last, at) > ARRIVED * threat.eps
+            shares.append(((seen.value - before.value) / predicted)[moved & (predicted > 0)])
+            far.append(bool(moved.any()))
         last, before = at, seen
         at = threat.project(x, at + _size(threat, step, STEPS) * threat.steepest(seen.grad))
-    known = torch.cat(shares)
+    late = torch.cat(shares[2 * STEPS // 3 :])
+    known = late if len(late) else torch.cat(shares)
     known = known[~known.isnan()]  # of images on which the model fails
-    honesty = float(known.median()) if len(known) else 1.0
-    return Climbed(torch.stack(values), honesty, float(torch.stack(still).double().mean()))
+    return Climbed(
+        values=torch.stack(values),
+        honesty=float(known.median()) if len(known) else 1.0,
+        still=float(torch.stack(still).double().mean()),
+        arrived=not any(far[STEPS // 3 :]),
+    )
 
 
 def _single_step(model: Meter, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -154,10 +165,10 @@ def _honest(climbed: Climbed) -> list[Finding]:
 
 
 def _rising(climbed: Climbed) -> list[Finding]:
-    """More steps must reach a larger loss."""
+    """More steps must reach a larger loss, unless the search stands where its gradients send it."""
     best = climbed.values.cummax(0).values
     early, late = best[STEPS // 3], best[-1]
-    if float((late - best[0]).nanmean()) > 0 and float((late - early).nanmean()) > 0:
+    if float((late - best[0]).nanmean()) > 0 and (climbed.arrived or float((late - early).nanmean()) > 0):
         return []
     return [
         _warning(

@@ -34,7 +34,7 @@ from holdfast.cli.terminal import terminal
 from holdfast.cli.theory import theory
 from holdfast.cli.train import train
 from holdfast.cli.verify import verify
-from holdfast.foundation.errors import BadModel, HoldfastError, Incomplete
+from holdfast.foundation.errors import BadModel, BadValue, HoldfastError, Incomplete
 
 _HELP = """How robust is your image classifier, how to make it robust, and why it is or is not.
 
@@ -109,7 +109,14 @@ def run(arguments: Sequence[str]) -> int:
         shell
             Which: bash, zsh, fish or powershell.
         """
-        print(app.generate_completion(shell=shell))
+        try:
+            script = app.generate_completion(shell=shell)
+        except ValueError:
+            raise BadValue(
+                f"the installed cyclopts writes no completion for {shell}",
+                hint="install cyclopts 5 or newer, which needs Python 3.11",
+            ) from None
+        print(script)
         return 0
 
     app.command(completion)

@@ -172,6 +172,26 @@ def bootstrap(
     return Interval(float(statistic(array)), len(array), float(low), float(high))
 
 
+def bounded_mean(values: np.ndarray | Sequence[float], *, most: float, seed: int, repeats: int = 1000) -> Interval:
+    """The mean of independent values in [0, ``most``] with the 95 % interval of `bootstrap`.
+
+    Resampling sees no variance where all values are 0, or all are ``most``, though the next one may differ. The mean is at
+    most the share of values above 0, times ``most``: then the interval is Wilson's of none, or of all, times ``most``. With
+    fewer than two values nothing is known, and it is [0, ``most``].
+
+    Arguments and errors are those of `bootstrap`.
+    """
+    found = bootstrap(values, seed=seed, repeats=repeats)
+    if found.n < 2:
+        return Interval(found.value, found.n, 0.0, most)
+    unseen = most * wilson(0, found.n).high
+    if not np.any(values):
+        return Interval(found.value, found.n, 0.0, unseen)
+    if np.min(values) >= most * (1 - 1e-9):  # sums of shares are rounded
+        return Interval(found.value, found.n, min(found.value, most - unseen), max(found.value, most))
+    return found
+
+
 def _is_count(given: object) -> bool:
     return isinstance(given, (int, np.integer)) and not isinstance(given, bool)
 

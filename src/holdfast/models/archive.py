@@ -83,6 +83,6 @@ def read(path: Path, listed: dict[str, zipfile.ZipInfo], names: Collection[str])
 
 def _refused(path: Path, what: str) -> BadFile:
     return BadFile(
-        f"{path} {what}, as no archive does that torch writes; it is refused",
-        hint="save the model again with torch, on a machine that you trust",
+        f"{path} {what}, as no archive does that a recent torch writes; it is refused",
+        hint="save the model again with a recent torch (an exported program: 2.9 or newer), on a machine that you trust",
     )

@@ -154,7 +154,8 @@ def _head(path: Path) -> bytes:
 def _reason(error: Exception) -> str:
     """The sentence of torch's message that names what it met, without its advice to switch the protection off."""
     lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    text = (lines[0] if lines else str(error).partition("\n")[0]).partition(" Please use ")[0]
+    text = lines[0].rpartition("WeightsUnpickler error: ")[2] if lines else str(error).partition("\n")[0]
+    text = text.partition(" Please use ")[0]
     return f"{type(error).__name__}: {text}"[:300]
 
 

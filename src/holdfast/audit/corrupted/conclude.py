@@ -27,7 +27,7 @@ from holdfast.audit.feed import uint8_images
 from holdfast.corruptions.corruption import SEVERITIES
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadValue
-from holdfast.foundation.stats import bootstrap, wilson
+from holdfast.foundation.stats import bounded_mean, wilson
 from holdfast.records.conditions import (
     FOLDER,
     Cell,
@@ -195,7 +195,7 @@ def _row(name: str, errors: Sequence[float], ce: float | None, relative: float |
 def _mean(errors: Errors, baseline: Errors | None, seen: Seen, seed: int) -> Mean | None:
     if not errors:
         return None
-    found = bootstrap(per_image(errors, baseline, seen), seed=seed, repeats=1000)
+    found = bounded_mean(per_image(errors, baseline, seen), most=sum(shares(errors, baseline).values()), seed=seed)
     return Mean(value=found.value, low=found.low, high=found.high)
 
 

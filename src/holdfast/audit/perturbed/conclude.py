@@ -9,9 +9,10 @@ from safetensors.numpy import save
 
 from holdfast.audit.corrupted.notes import finding
 from holdfast.audit.feed import uint8_images
+from holdfast.audit.perturbed.flips import FURTHEST
 from holdfast.audit.perturbed.question import Asked, Divisor
 from holdfast.data.source import Source
-from holdfast.foundation.stats import bootstrap
+from holdfast.foundation.stats import bounded_mean
 from holdfast.records.conditions import Mean
 from holdfast.records.files import write_atomic
 from holdfast.records.part import SAMPLES, SUMMARY
@@ -39,7 +40,7 @@ def conclude_sequences(
             frames=frames[each],
             flip_probability=_mean(flipped[each], info.seed),
             flip_rate=float(flipped[each].mean()) / divisor.flips[each] if divisor.flips.get(each) else None,
-            top5_distance=_mean(moved[each], info.seed) if each in moved else None,
+            top5_distance=_mean(moved[each], info.seed, FURTHEST) if each in moved else None,
         )
         for each in info.perturbations
     ]
@@ -50,11 +51,17 @@ def conclude_sequences(
         counted=counted,
         mean_flip_probability=_mean(np.mean([flipped[each] for each in counted], 0), info.seed) if counted else None,
         mean_top5_distance=(
-            _mean(np.mean([moved[each] for each in counted], 0), info.seed) if counted and counted[0] in moved else None
+            _mean(np.mean([moved[each] for each in counted], 0), info.seed, FURTHEST)
+            if counted and counted[0] in moved
+            else None
         ),
         baseline=divisor.name if counted else "",
         mfr=(
-            _mean(np.mean([flipped[each] / divisor.flips[each] for each in counted], 0), info.seed)
+            _mean(
+                np.mean([flipped[each] / divisor.flips[each] for each in counted], 0),
+                info.seed,
+                float(np.mean([1 / divisor.flips[each] for each in counted])),
+            )
             if divisor.flips and counted
             else None
         ),
@@ -67,8 +74,8 @@ def conclude_sequences(
     return summary
 
 
-def _mean(values: np.ndarray, seed: int) -> Mean:
-    found = bootstrap(values, seed=seed, repeats=1000)
+def _mean(values: np.ndarray, seed: int, most: float = 1.0) -> Mean:
+    found = bounded_mean(values, most=most, seed=seed)
     return Mean(value=found.value, low=found.low, high=found.high)
 
 

@@ -56,6 +56,8 @@ ALEXNET_FLIPS: Mapping[str, float] = {
 """AlexNet's flip probabilities on ImageNet-P at difficulty 1 (from the evaluation of assembled-cnn)."""
 
 _RANKS = 5
+FURTHEST = _RANKS * (_RANKS + 1) / 2
+"""The largest T5D, of two frames that share none of their five likeliest classes."""
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ _PLAIN = (
     ".data/alignment",
 )
 _PAYLOADS = ("data/weights/weight_", "data/constants/tensor_")
-_AGAIN = "export it again: torch.export.save(torch.export.export(model, (images,)), path), with a recent torch"
+_AGAIN = "export it again: torch.export.save(torch.export.export(model, (images,)), path), with torch 2.9 or newer"
 
 
 @register
 class Pt2:
-    """MODEL.pt2: what torch.export.save writes, run operator by operator; nothing in it is trusted.
+    """MODEL.pt2: what torch.export.save of torch 2.9 or newer writes, run operator by operator; nothing in it is trusted.
 
     Weights are read as raw numbers and the graph as JSON. An archive that holds anything that torch would unpickle (weights,
     constants or objects saved by pickle), native code, or an operator beyond ATen is refused. The sample inputs, which torch

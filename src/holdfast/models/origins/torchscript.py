@@ -48,7 +48,8 @@ class TorchScript:
             )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit itself
+                for category in (DeprecationWarning, FutureWarning):  # of torch.jit itself, by torch's version
+                    warnings.simplefilter("ignore", category)
                 module = torch.jit.load(str(path), map_location="cpu")
         except Exception as error:  # its interpreter raises whatever the program does
             raise BadFile(
