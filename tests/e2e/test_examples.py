@@ -62,7 +62,6 @@ NOT_RUN = {
     },
     "CONTRIBUTING.md": {"make ": "makes an environment, or runs a suite"},
     "docs/compare.md": {"def test_": "a test of the reader's own model; one that runs is in docs/howto/pytest.md"},
-    "docs/data.md": {"holdfast audit --model timm:": "needs the network"},
     "docs/defences.md": {
         "import holdfast\nfrom holdfast.data": "takes an hour; a smaller one is in docs/howto/defence.md",
         "holdfast audit --model net:small_cnn": "likewise",
@@ -81,8 +80,6 @@ NOT_RUN = {
         "torchrun --nnodes": "needs two hosts",
         "holdfast audit --model net:preact_resnet18": "needs a GPU",
         "python benchmarks/accelerator.py": "needs a GPU",
-        "holdfast plan --model your_module": "needs tar shards",
-        "holdfast audit --model your_module": "needs tar shards",
     },
     "docs/scaling.md": {"python benchmarks/scaling.py": "measures the machine for minutes"},
     "docs/start.md": {
