@@ -16,6 +16,10 @@ BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 
 _LINK = re.compile(r"(\]\()((?:\.\./|docs/)[^)#\s]+)")
 
+_STYLES = '<style id="hljs-light"></style><style id="hljs-dark"></style>'
+_SEARCH = '<div id="mkdocs_search_modal" class="modal"><div id="mkdocs-search-results"></div></div>'
+"""Empty stand-ins for what the theme leaves out with its highlighter and its search, which need the network or a server."""
+
 
 def on_config(config: Any) -> Any:
     """Anchors are those that the repository's host makes of the same headings."""
@@ -49,6 +53,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     return _LINK.sub(
         lambda found: found[1] + Path(os.path.relpath(_place(here, found[2]), Path(here).parent)).as_posix(), markdown
     )
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """The theme's scripts stop where these are missing, and with them menus in menus and the choice of light or dark."""
+    return output.replace("</head>", f"{_STYLES}</head>", 1).replace("</body>", f"{_SEARCH}</body>", 1)
 
 
 def _place(page: str, target: str) -> str:
