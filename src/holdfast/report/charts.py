@@ -28,6 +28,8 @@ INK, MUTED, RULE, LOST, TRACK = "#333333", "#6b6b6b", "#dddddd", "#b8b8b8", "#ef
 TOLD = "told: "
 """What begins the description of a mark that the page shows on hover; Vega describes all others by itself."""
 PERCENT = "format(datum.value * 100, '~r') + '\u00a0%'"
+NUMBER = "format(datum.value, '~g')"
+"""Of an axis: as it is. The option ``format`` rounds to what so many ticks need, and calls 0.15 0.1."""
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
@@ -54,7 +56,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, Rate]]], *, marks: Sequenc
     x = (
         alt.X("eps:Q")
         .title(title)
-        .axis(grid=False, values=_spread(radii, 10 if width > 400 else 6), format="~g", labelFlush=False)
+        .axis(grid=False, values=_spread(radii, 10 if width > 400 else 6), labelExpr=NUMBER, labelFlush=False)
     )
     y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5)
     legend = None
@@ -94,7 +96,7 @@ def distances(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=width - 80) if len(runs) > 1 else None
     colour = alt.Color("run:N").scale(domain=names, range=cycle(COLOURS, len(names))).legend(legend)
     title = "distance to the nearest misclassified point found" + (", in units of 1/255" if levels else "")
-    x = alt.X("distance:Q").title(title).axis(grid=False, tickCount=8, format="~g").scale(nice=False)
+    x = alt.X("distance:Q").title(title).axis(grid=False, tickCount=8, labelExpr=NUMBER).scale(nice=False)
     y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5)
     line = alt.Chart(table(rows)).mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=colour)
     return styled(alt.layer(line).properties(width=width - 60, height=260 if width > 400 else 200))
