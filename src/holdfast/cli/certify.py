@@ -18,7 +18,6 @@ from holdfast.cli.subject import Subject, load, placed
 from holdfast.cli.terminal import terminal
 from holdfast.cli.watch import clock, watching_conditions
 from holdfast.foundation.errors import BadValue, Unbelievable
-from holdfast.records.store import REPORT
 
 if TYPE_CHECKING:
     from holdfast.audit.config import AuditConfig
@@ -89,6 +88,7 @@ def certify(
     from holdfast.audit.config import DEFENDED
     from holdfast.audit.ranks import together
     from holdfast.records.files import storing, write_atomic
+    from holdfast.records.store import REPORT
     from holdfast.report.certified import as_csv, figure
     from holdfast.report.charts import save_png, svg
 
@@ -187,7 +187,7 @@ def _show(console: Console, found: CertifySummary, folder: Path) -> None:
         markup=False,
     )
     show_findings(console, found.warnings)
-    console.print(f"Written: {folder}, certify.json, table.csv, figure.svg, figure.png and {REPORT}", markup=False)
+    console.print(f"Written: {folder}, certify.json, table.csv, figure.svg, figure.png and report.html", markup=False)
 
 
 def _cell(rate: Rate) -> str:

@@ -63,7 +63,7 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures, as data URIs: the clean image and it at every severity, or the frames of a film."""
+    """A row of pictures, as data URIs: an image at every severity, or the frames of a film."""
 
     corruption: str
     images: tuple[str, ...]
@@ -202,18 +202,17 @@ def _shade(error: float) -> str:
     return "#" + "".join(f"{round(low + error * (high - low)):02x}" for low, high in zip(*ends))
 
 
-def strips(run: Corrupted) -> list[tuple[int, list[Strip]]]:
-    """(image id, its strips) for the images of the gallery."""
+def strips(run: Corrupted) -> list[tuple[int, str, list[Strip]]]:
+    """(image id, the clean image as a data URI, its strips) for the images of the gallery."""
     if run.samples is None:
         return []
     found = []
     for place, (key, clean) in enumerate(zip(run.samples["ids"].tolist(), run.samples["clean"])):
-        first = pictures.data_uri(clean / 255)
         rows = [
-            Strip(name, (first, *(pictures.data_uri(image / 255) for image in run.samples["corrupted"][place, row])))
+            Strip(name, tuple(pictures.data_uri(image / 255) for image in run.samples["corrupted"][place, row]))
             for row, name in enumerate(run.info.corruptions)
         ]
-        found.append((key, rows))
+        found.append((key, pictures.data_uri(clean / 255), rows))
     return found
 
 

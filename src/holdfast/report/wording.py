@@ -105,13 +105,17 @@ def change(threat: str, eps: float) -> str:
     return known.get(threat.lower(), f"at most {radius} ({threat})")
 
 
+def scale(threat: str) -> str:
+    """What a radius of that threat is measured in, behind it; empty where that is no pixel values."""
+    return " (black is 0, white is 1)" if threat.lower() in ("linf", "l2", "l1") else ""
+
+
 def headline(summary: Summary) -> str:
     """The verdict in one sentence for someone who has never heard of eps."""
     clean, robust = summary.clean_accuracy, summary.robust_accuracy
-    scale = " (black is 0, white is 1)" if summary.threat.lower() in ("linf", "l2", "l1") else ""
     return (
         f"Of {images(clean.n)} the model gets {percent(clean.value)} right; at the worst change that was found of "
-        f"{change(summary.threat, summary.eps)}{scale} it still gets {percent(robust.value)} right "
+        f"{change(summary.threat, summary.eps)}{scale(summary.threat)} it still gets {percent(robust.value)} right "
         f"(95{_NBSP}% interval {interval(robust)})."
     )
 
