@@ -17,7 +17,7 @@ from holdfast.audit.defended import run as defended_run
 from holdfast.comparison import compare
 from holdfast.defences.gaussian_noise import GaussianNoise
 from holdfast.detectors.energy import Energy
-from holdfast.explain.questions.decision_boundary import DecisionBoundary
+from holdfast.explain.questions.gradients import Gradients
 from holdfast.explain.questions.restarts import Restarts
 from holdfast.records.schema import Finding
 from holdfast.report import render
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 
 WIDTHS, SCHEMES = (400, 1280, 2000), ("light", "dark")
 AUDIT = ["verdict", "doubts", "curve", "stages", "margins", "gallery", "classes", "samples", "measured", "glossary"]
-WHY = ["why-restarts", "why-decision_boundary", "cases"]
+WHY = ["why-restarts", "why-gradients", "cases"]
 PARTS = ["defended", "certified", "detected", "corruptions", "perturbations", "why"]
 SECTIONS = {
     "one": AUDIT,
@@ -114,7 +114,7 @@ def _every_part(out: Path) -> None:
         net, images, {"energy": Energy()}, train=(noise, torch.arange(8) % 2), held=held, threat=linf,
         false_alarms=0.2, steps=2, out=out,
     )  # fmt: skip
-    probes = [Restarts(num=2, steps=2, images=2), DecisionBoundary(images=2, shown=1, random=1, steps=2, grid=5)]
+    probes = [Restarts(num=2, steps=2, images=2), Gradients(images=2)]
     holdfast.explain(net, images, threat=linf, probes=probes, against={"<b>twin</b>": Sides()}, out=out / EXPLAIN)
 
 

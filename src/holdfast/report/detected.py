@@ -99,7 +99,6 @@ def context(runs: list[Detectors]) -> dict[str, Any]:
     return {
         "charts": [(run, _chart(run)) for run in runs],
         "headline": headline,
-        "attacks": [*ATTACKS],
     }
 
 
