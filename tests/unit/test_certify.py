@@ -372,7 +372,9 @@ def command(tmp_path: Path, monkeypatch) -> list[str]:
 def test_the_command_writes_everything_and_goes_on(command: list[str], cli, tmp_path: Path) -> None:
     done = cli(*command)
     assert done.code == 0, done.err
-    assert {"certify.json", "table.csv", "figure.svg", "figure.png"} <= {path.name for path in Path("r").iterdir()}
+    assert {"certify.json", "table.csv", "figure.svg", "figure.png", "report.html"} <= {
+        path.name for path in Path("r").iterdir()
+    }
     assert "at most" in done.err and "forwards" in done.err and "can be certified" in done.err
     assert "under attack, %" in done.out and "neither certified nor broken" in done.out
     again = cli(*command, "--json", "-q")

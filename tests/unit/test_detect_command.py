@@ -324,6 +324,7 @@ def test_the_command(digits_net: Path, tmp_path: Path, monkeypatch, cli) -> None
     drawn = (folder / "figure.svg").read_text()
     assert "The attack knows the detector" in drawn and f"energy: AUC {float(auc['value']):.2f}" in drawn
     assert (folder / "figure.png").stat().st_size > 10_000
+    assert f"energy: AUC {float(auc['value']):.2f}" in (folder / "report.html").read_text(encoding="utf-8")
     again = cli("detect", *net, *quick, "--detector-option", "energy.temperature=2", "--json", "-q")
     document = json.loads(again.out)
     assert not again.err and document == json.loads((folder / "detect.json").read_text())

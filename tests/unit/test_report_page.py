@@ -66,9 +66,9 @@ def test_the_numbers_are_those_of_the_summary(tmp_path):
     _, found = page(tmp_path, "a")
     robust, clean = summary.robust_accuracy, summary.clean_accuracy
     sentence = (
-        f"Of 500 test images the model gets {100 * clean.value:.1f}\xa0% right; after a worst-case change of at most "
-        f"8/255 per pixel value it still gets {100 * robust.value:.1f}\xa0% right "
-        f"({100 * robust.low:.1f}–{100 * robust.high:.1f}\xa0%)."
+        f"Of 500 test images the model gets {100 * clean.value:.1f}\xa0% right; at the worst change that was found of at "
+        f"most 8/255 per pixel value (black is 0, white is 1) it still gets {100 * robust.value:.1f}\xa0% right "
+        f"(95\xa0% interval {100 * robust.low:.1f}–{100 * robust.high:.1f}\xa0%)."
     )
     assert sentence in found.text
     for point in summary.curve:
@@ -77,7 +77,7 @@ def test_the_numbers_are_those_of_the_summary(tmp_path):
     for number in (summary.forwards, summary.backwards, *(stage.forwards for stage in summary.stages)):
         assert wording.count(number) in found.text
     assert "upper bound" in found.text
-    assert "No check objected." in found.text
+    assert "No check found a reason to doubt it." in found.text and "No check objected." in found.text
     assert "1\xa0min 16\xa0s" in found.text
     assert [attrs["id"] for _, attrs in found.seen if attrs.get("id") in SECTIONS] == SECTIONS
 
@@ -141,7 +141,9 @@ def test_two_runs_are_compared_on_pairs(tmp_path):
     assert compared is not None
     assert f"b still gets {compared.test.only_b} right that a loses, and loses {compared.test.only_a}" in found.text
     assert "McNemar" in found.text
-    assert "p < 0.0001" in found.text
+    assert "p\xa0<\xa00.0001" in found.text
+    assert compared.difference.value == pytest.approx((compared.test.only_b - compared.test.only_a) / compared.n)
+    assert f"a difference of {wording.points(compared.difference)} points" in found.text
 
 
 @pytest.mark.parametrize("other", [{"data": "cifar"}, {"eps": 4 / 255}, {"threat": "l2"}, {"n": 90}])
@@ -195,7 +197,7 @@ def test_every_kind_of_run_makes_a_page(tmp_path, case):
 def test_a_run_in_which_all_or_nothing_broke_says_so(tmp_path):
     write_run(tmp_path / "all", typical=0, wrong=0.0, n=50)
     write_run(tmp_path / "none", typical=np.inf, wrong=0.0, n=1)
-    assert "it still gets 0.0\xa0% right (0.0–7.1\xa0%)" in page(tmp_path, "all")[1].text
+    assert "it still gets 0.0\xa0% right (95\xa0% interval 0.0–7.1\xa0%)" in page(tmp_path, "all")[1].text
     text = page(tmp_path, "none")[1].text
     assert "Of 1 test image the model" in text
     assert "no image was broken" in text
@@ -206,10 +208,11 @@ def test_findings_stand_gravest_first_and_notes_apart(tmp_path):
     found = tuple(Finding(check=f"check {level}", level=level, saw="s", means="m", remedy="r") for level in levels)
     write_run(tmp_path / "a", findings=found)
     text = page(tmp_path, "a")[1].text
-    assert (
-        text.index("check error") < text.index("check warning") < text.index("1 note worth") < text.index("check note")
-    )
-    assert text.count("check error") == 1  # it is in run.json and in summary.json
+    assert "Do not rely on these numbers: check error." in text
+    doubts = text[text.index("Reasons to doubt ") :]
+    places = [doubts.index(words) for words in ("check error", "check warning", "1 note worth", "check note")]
+    assert places == sorted(places)
+    assert doubts.count("check error") == 1  # it is in run.json and in summary.json
     assert "No check objected" not in text
 
 

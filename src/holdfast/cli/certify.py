@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from holdfast.cli.report import write_report
 from holdfast.cli.show import show_findings
 from holdfast.cli.subject import Subject, load, placed
 from holdfast.cli.terminal import print_json, terminal
@@ -87,6 +88,7 @@ def certify(
     from holdfast.audit.config import DEFENDED
     from holdfast.audit.ranks import together
     from holdfast.records.files import storing, write_atomic
+    from holdfast.records.store import REPORT
     from holdfast.report.certified import as_csv, figure
     from holdfast.report.charts import save_png, svg
 
@@ -119,6 +121,7 @@ def certify(
         write_atomic(folder / "table.csv", [as_csv(found)])
         write_atomic(folder / "figure.svg", [svg(chart).encode()])
         save_png(chart, folder / "figure.png")
+    write_report([folder], folder / REPORT)
     _contradicted(terminal(stderr=json), found)
     if json:
         print_json(found.model_dump_json())
@@ -184,7 +187,7 @@ def _show(console: Console, found: CertifySummary, folder: Path) -> None:
         markup=False,
     )
     show_findings(console, found.warnings)
-    console.print(f"Written: {folder}, certify.json, table.csv, figure.svg and figure.png", markup=False)
+    console.print(f"Written: {folder}, certify.json, table.csv, figure.svg, figure.png and report.html", markup=False)
 
 
 def _cell(rate: Rate) -> str:

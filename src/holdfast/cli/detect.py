@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from holdfast.cli.report import write_report
 from holdfast.cli.show import show_findings
 from holdfast.cli.subject import Subject, allowed, load, train_part
 from holdfast.cli.terminal import print_json, show_whole, terminal
@@ -73,7 +74,7 @@ def detect(
     evaluations
         Fresh ones of each image, by detectors that draw.
     out
-        The folder for detect.json, table.csv, roc.csv, figure.png and figure.svg; one under runs/ unless given.
+        The folder for detect.json, table.csv, roc.csv, figure.png, figure.svg and report.html; one under runs/ unless given.
     json
         Print detect.json on stdout, and nothing else there.
     quiet
@@ -87,6 +88,7 @@ def detect(
     from holdfast.audit.detected.run import Subject as Tested
     from holdfast.audit.ranks import alone
     from holdfast.data.load import load as load_data
+    from holdfast.records.store import REPORT
     from holdfast.report.detected import WRITTEN, write
 
     alone("holdfast detect")
@@ -130,12 +132,13 @@ def detect(
     with watching_conditions(progress, "detectors", quiet=quiet) as watch:
         found = evaluate_detected(tested, info, config.folder, tell=tell, watch=watch)
     write(found.summary, found.told, config.folder)
+    write_report([config.folder], config.folder / REPORT)
     if json:
         print_json(found.summary.model_dump_json())
     else:
         console = terminal()
         show_detected(console, found.summary)
-        console.print(f"Written: {config.folder}, detect.json, {', '.join(WRITTEN)}", markup=False)
+        console.print(f"Written: {config.folder}, detect.json, {', '.join(WRITTEN)}, {REPORT}", markup=False)
     return 0
 
 

@@ -7,6 +7,7 @@ sheet finds them in the SVG and shifts them for a dark background.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,17 +29,25 @@ INK, MUTED, RULE, LOST, TRACK = "#333333", "#6b6b6b", "#dddddd", "#b8b8b8", "#ef
 TOLD = "told: "
 """What begins the description of a mark that the page shows on hover; Vega describes all others by itself."""
 PERCENT = "format(datum.value * 100, '~r') + '\u00a0%'"
+NUMBER = "format(datum.value, '~g')"
+"""Of an axis: as it is. The option ``format`` rounds to what so many ticks need, and calls 0.15 0.1."""
 
+_STYLED = {"mark-area", "mark-rect", "role-axis-label"}
+"""The classes of Vega's that the style sheet knows."""
+_FINE = re.compile(r"-?\d+\.\d{3,}")
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 def curve(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     """Robust accuracy against eps with its 95 % band, all runs in one chart. The runs must share a threat."""
-    return curves({run.label: points(run) for run in runs}, marks=[run.summary.eps for run in runs], width=width)
+    series, heads = {run.label: points(run) for run in runs}, [run.summary.eps for run in runs]
+    return curves(series, marks=heads, unit=wording.scale(runs[0].summary.threat), width=width)
 
 
-def curves(series: Mapping[str, Sequence[tuple[float, Rate]]], *, marks: Sequence[float], width: int) -> alt.LayerChart:
-    """The same of (eps, rate) pairs under each label; ``marks``: the headline radii."""
+def curves(
+    series: Mapping[str, Sequence[tuple[float, Rate]]], *, marks: Sequence[float], unit: str = "", width: int
+) -> alt.LayerChart:
+    """The same of (eps, rate) pairs under each label; ``marks``: the headline radii; ``unit``: of eps, in words."""
     levels = wording.in_levels(tuple(eps for found in series.values() for eps, _ in found if eps))
     scale = 255 if levels else 1
     rows: list[dict[str, Any]] = []
@@ -49,12 +58,12 @@ def curves(series: Mapping[str, Sequence[tuple[float, Rate]]], *, marks: Sequenc
             told = f"{label} at eps {units.show(eps)}: {share}"
             rows.append({"run": label, "eps": round(eps * scale, 6), **parts, "told": TOLD + told})
     names = list(series)
-    title = "eps, in units of 1/255" if levels else "eps"
+    title = "eps, in units of 1/255" if levels else f"eps{unit}"
     radii = sorted({row["eps"] for row in rows})
     x = (
         alt.X("eps:Q")
         .title(title)
-        .axis(grid=False, values=_spread(radii, 10 if width > 400 else 6), format="~g", labelFlush=False)
+        .axis(grid=False, values=_spread(radii, 10 if width > 400 else 6), labelExpr=NUMBER, labelFlush=False)
     )
     y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5)
     legend = None
@@ -94,7 +103,7 @@ def distances(runs: Sequence[Run], *, width: int) -> alt.LayerChart:
     legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=width - 80) if len(runs) > 1 else None
     colour = alt.Color("run:N").scale(domain=names, range=cycle(COLOURS, len(names))).legend(legend)
     title = "distance to the nearest misclassified point found" + (", in units of 1/255" if levels else "")
-    x = alt.X("distance:Q").title(title).axis(grid=False, tickCount=8, format="~g").scale(nice=False)
+    x = alt.X("distance:Q").title(title).axis(grid=False, tickCount=8, labelExpr=NUMBER).scale(nice=False)
     y = alt.Y("value:Q").title(None).scale(domain=[0, 1]).axis(labelExpr=PERCENT, tickCount=5)
     line = alt.Chart(table(rows)).mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=colour)
     return styled(alt.layer(line).properties(width=width - 60, height=260 if width > 400 else 200))
@@ -178,7 +187,7 @@ def margins(runs: Sequence[Run], *, width: int) -> alt.VConcatChart:
             alt.X("low:Q")
             .title(title)
             .scale(domain=[min(ends), max(ends)], nice=False)
-            .axis(grid=False, labels=last, ticks=last)
+            .axis(grid=False, labels=last, ticks=last, labelFlush=False)
         )
         y = alt.Y("share:Q").title(None).scale(domain=[0, top]).axis(labelExpr=PERCENT, tickCount=3)
         bars = (
@@ -231,10 +240,24 @@ def svg(chart: Any) -> str:
             "font-family",
         ):
             parent.attrib.pop(key, None)
+        _shorten(parent.attrib)
     _, _, width, height = root.attrib["viewBox"].split()
     root.attrib.clear()
     root.attrib.update({"viewBox": f"0 0 {width} {height}", "width": width, "height": height, "aria-hidden": "true"})
     return xml.tostring(root, encoding="unicode")
+
+
+def _shorten(attributes: dict[str, str]) -> None:
+    """Drops what says nothing, and digits of pixels beyond the second: about an eighth of a drawing."""
+    for key, value in list(attributes.items()):
+        if key == "class":
+            value = " ".join(name for name in value.split() if name in _STYLED)
+        elif not key.endswith("href"):
+            value = _FINE.sub(lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
+        if value and (key, value) not in (("opacity", "1"), ("transform", "translate(0,0)")):
+            attributes[key] = value
+        else:
+            del attributes[key]
 
 
 def save_png(chart: Any, path: Path) -> Path:

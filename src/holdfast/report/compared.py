@@ -13,11 +13,10 @@ from safetensors import SafetensorError, safe_open
 from holdfast.foundation import units
 from holdfast.foundation.errors import BadFile
 from holdfast.records.comparison import Against, Comparison, Flip, Part, Row
-from holdfast.records.files import storing, write_atomic
 from holdfast.records.known import within
 from holdfast.records.store import FINAL_POINTS, GALLERY, read_info
 from holdfast.report import charts, pictures, wording
-from holdfast.report.page import Figure, class_name, environment, figure, style
+from holdfast.report.frame import Figure, figure, write_page
 
 PICTURED = 24
 """The most images on which the runs disagree that a page shows with pictures."""
@@ -57,26 +56,17 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         StorageError: ``out`` cannot be written.
     """
     labels = [run.label for run in comparison.runs]
-    text = (
-        environment()
-        .get_template("compare.html")
-        .render(
-            style=style(),
-            comparison=comparison,
-            labels=labels,
-            sections=[_section(part, comparison) for part in comparison.parts],
-            colour={label: place % len(charts.COLOURS) + 1 for place, label in enumerate(labels)},
-            points=wording.points,
-            verdict=verdict,
-            holders=lambda flip: [label for label, right in zip(labels, flip.right) if right],
-            class_name=class_name,
-            LISTED=LISTED,
-        )
+    return write_page(
+        "compare.html",
+        out,
+        comparison=comparison,
+        labels=labels,
+        sections=[_section(part, comparison) for part in comparison.parts],
+        colour={label: place % len(charts.COLOURS) + 1 for place, label in enumerate(labels)},
+        verdict=verdict,
+        holders=lambda flip: [label for label, right in zip(labels, flip.right) if right],
+        LISTED=LISTED,
     )
-    with storing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, [text.encode("utf-8", errors="replace")])
-    return out
 
 
 def verdict(row: Row, against: Against) -> str:

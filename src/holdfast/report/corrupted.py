@@ -25,6 +25,7 @@ from holdfast.records.conditions import (
 )
 from holdfast.records.part import SAMPLES, SUMMARY
 from holdfast.report import charts, pictures
+from holdfast.report.frame import HALF, WIDE, figure
 
 FAMILY_ORDER = ("test", "held_out", "validation", "foreign")
 """The groups of a page's tables, in their order."""
@@ -62,7 +63,7 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures, as data URIs: the clean image and it at every severity, or the frames of a film."""
+    """A row of pictures, as data URIs: an image at every severity, or the frames of a film."""
 
     corruption: str
     images: tuple[str, ...]
@@ -157,8 +158,10 @@ def severity_curves(runs: Sequence[Corrupted], names: Sequence[str], *, width: i
             .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=22))
             .encode(x=x, y=y, color=colour, order="severity:Q")
         )
-        title = alt.Title(told(name), anchor="start", fontSize=12, color=charts.INK, fontWeight="normal", offset=4)
-        panels.append(line.properties(width=side, height=90, title=title))
+        # A title would stand higher over an axis with labels than beside it.
+        title = alt.Chart(charts.table([{}])).encode(x=alt.value(0), y=alt.value(-7))
+        title = title.mark_text(text=told(name), align="left", baseline="bottom", fontSize=12, color=charts.INK)
+        panels.append(alt.layer(line, title).properties(width=side, height=90))
     rows_of = [alt.hconcat(*panels[start : start + columns], spacing=14) for start in range(0, len(panels), columns)]
     return charts.styled(alt.vconcat(*rows_of, spacing=10))
 
@@ -177,7 +180,7 @@ def heat(run: Corrupted, names: Sequence[str], *, width: int) -> alt.LayerChart:
         if (error := run.errors[name, severity]) is not None
     ]
     for row in rows:
-        row["ink"], row["shade"] = "#ffffff" if row["value"] > 0.45 else "#1c1d1f", _shade(row["value"])
+        row["ink"], row["shade"] = "#ffffff" if row["value"] > 0.65 else "#1c1d1f", _shade(row["value"])
     order = [told(name) for name in names]
     y = (
         alt.Y("corruption:N")
@@ -199,18 +202,17 @@ def _shade(error: float) -> str:
     return "#" + "".join(f"{round(low + error * (high - low)):02x}" for low, high in zip(*ends))
 
 
-def strips(run: Corrupted) -> list[tuple[int, list[Strip]]]:
-    """(image id, its strips) for the images of the gallery."""
+def strips(run: Corrupted) -> list[tuple[int, str, list[Strip]]]:
+    """(image id, the clean image as a data URI, its strips) for the images of the gallery."""
     if run.samples is None:
         return []
     found = []
     for place, (key, clean) in enumerate(zip(run.samples["ids"].tolist(), run.samples["clean"])):
-        first = pictures.data_uri(clean / 255)
         rows = [
-            Strip(name, (first, *(pictures.data_uri(image / 255) for image in run.samples["corrupted"][place, row])))
+            Strip(name, tuple(pictures.data_uri(image / 255) for image in run.samples["corrupted"][place, row]))
             for row, name in enumerate(run.info.corruptions)
         ]
-        found.append((key, rows))
+        found.append((key, pictures.data_uri(clean / 255), rows))
     return found
 
 
@@ -232,8 +234,8 @@ def paired(first: Corrupted, second: Corrupted) -> Paired | None:
     return Paired(first.label, second.label, len(each[0]), found.value, found.low, found.high)
 
 
-def context(runs: list[Corrupted], figure: Any, *, wide: int) -> dict[str, Any]:
-    """What the template of the section needs; ``figure`` makes one of a drawing, a description and a width."""
+def context(runs: list[Corrupted]) -> dict[str, Any]:
+    """What the template of the section needs."""
     names = list(dict.fromkeys(name for standing in FAMILY_ORDER for run in runs for name in run.group(standing)))
     means = {
         run.label: ", ".join(f"{told(row.corruption)} {100 * row.mean_error:.0f} %" for row in run.summary.rows)
@@ -250,7 +252,7 @@ def context(runs: list[Corrupted], figure: Any, *, wide: int) -> dict[str, Any]:
                         run, [name for s in FAMILY_ORDER for name in run.group(s)], width=width
                     ),
                     f"Error by corruption and severity. Means: {means[run.label]}.",
-                    wide=min(wide, 560),
+                    wide=WIDE if len(runs) == 1 else HALF,
                 ),
             )
             for run in runs

@@ -23,6 +23,7 @@ from holdfast.records.defended import (
 )
 from holdfast.records.schema import CLEAN, Rate
 from holdfast.report import charts, wording
+from holdfast.report.frame import figure
 
 COLUMNS = ("Undefended", "Defended, oblivious attack", "Defended, adaptive attack")
 ESTIMANDS = (
@@ -180,18 +181,18 @@ def budget_chart(run: Defended, *, width: int, colour: str) -> alt.LayerChart:
     )
     rules = alt.Chart(charts.table([upper, lower])).mark_rule(color=charts.MUTED, strokeDash=[2, 3]).encode(y="value:Q")
     above, below = (
-        alt.Chart(charts.table([mark])).encode(y="value:Q", x=alt.value(width - 60), text="word:N")
+        alt.Chart(charts.table([mark])).encode(y="value:Q", x=alt.value(0.27 * (width - 60)), text="word:N")
         for mark in (upper, lower)
     )
-    look: dict[str, Any] = {"align": "right", "dx": -2, "color": charts.MUTED, "fontSize": 11}
+    look: dict[str, Any] = {"align": "center", "color": charts.MUTED, "fontSize": 11}
     words = above.mark_text(baseline="bottom", dy=-4, **look), below.mark_text(baseline="top", dy=5, **look)
     return charts.styled(
         alt.layer(rules, ranges, line, dots, *words).properties(width=width - 60, height=220 if width > 400 else 190)
     )
 
 
-def context(runs: list[Defended], figure: Any) -> dict[str, Any]:
-    """What the template of the section needs; ``figure`` makes one of a drawing and a description."""
+def context(runs: list[Defended]) -> dict[str, Any]:
+    """What the template of the section needs."""
     spoken = "; ".join(
         f"{run.label}: "
         + ", ".join(f"{name} {wording.percent(rate.value)}" for name, rate in zip(COLUMNS, run.columns))

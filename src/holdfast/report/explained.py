@@ -22,9 +22,8 @@ from holdfast.explain.questions.plane_colours import regions
 from holdfast.explain.run import Explanation
 from holdfast.explain.store import CASES, ExplainInfo, answered, cases, portrayed, read_info
 from holdfast.foundation import registry
-from holdfast.records.files import storing, write_atomic
 from holdfast.report.charts import svg
-from holdfast.report.page import environment, style
+from holdfast.report.frame import environment, write_page
 from holdfast.report.pictures import data_uri
 
 WIDE = 6
@@ -93,7 +92,7 @@ def piece(explanation: Explanation) -> str:
     """An explanation as a piece of a page, with the page's style but without its frame."""
     panels = [_panel(name, probe, explanation.answers[name]) for name, probe in explanation.probes.items()]
     explained = Explained("the model", None, panels, explanation.breaches, explanation.cases, {}, {})
-    return environment().get_template("explained.html").render(explained=explained)
+    return environment().get_template("explained.html").render(explained=explained, unfolded=True)
 
 
 def write_explanation(folder: Path) -> Path:
@@ -103,12 +102,7 @@ def write_explanation(folder: Path) -> Path:
         BadFile: the explanation is damaged.
         StorageError: it cannot be written.
     """
-    page = folder / "report.html"
-    explained = read_explanation(folder)
-    text = environment().get_template("explained_page.html").render(explained=explained, style=style())
-    with storing(page):
-        write_atomic(page, [text.encode("utf-8", errors="replace")])
-    return page
+    return write_page("explained_page.html", folder / "report.html", explained=read_explanation(folder), unfolded=True)
 
 
 def _panel(name: str, probe: Probe, found: Found) -> Panel:

@@ -17,13 +17,13 @@ from holdfast.records.certified import DOCUMENT as CERTIFY
 from holdfast.records.certified import read_certify_summary
 from holdfast.records.detected import SUMMARY as DETECT
 from holdfast.records.detected import read_detected
-from holdfast.records.files import write_atomic
 from holdfast.records.part import SUMMARY as PART_SUMMARY
 from holdfast.records.schema import DataInfo, Rate
 from holdfast.records.store import REPORT, RUN, SUMMARY, read_info, read_summary
 from holdfast.report import wording
+from holdfast.report.certified import half
+from holdfast.report.frame import script, write_page
 from holdfast.report.page import EXPLAIN as WHY
-from holdfast.report.page import environment, script, style
 
 INDEX = "index.html"
 DEPTH = 3
@@ -75,9 +75,7 @@ def write_index(folder: Path) -> Path:
     found = lines(folder)
     if not found:
         raise BadValue(f"no run lies in {folder}, down to {DEPTH} folders deep", hint="give the folder that holds them")
-    text = environment().get_template("index.html").render(style=style(), script=script("index.js"), lines=found)
-    write_atomic(folder / INDEX, [text.encode("utf-8", errors="replace")])
-    return folder / INDEX
+    return write_page("index.html", folder / INDEX, script=script("index.js"), lines=found)
 
 
 def lines(folder: Path) -> list[Line]:
@@ -164,9 +162,9 @@ def _defence(folder: Path) -> Entry:
 
 def _certificate(folder: Path) -> Entry:
     summary = read_certify_summary(folder)
-    asked, last = summary.asked, summary.curve[-1]
-    entry = Entry("certify", asked.name, _images(asked.data), f"l2 {units.show(last.radius)}, certified", asked.created)
-    return replace(entry, **_rates(summary.clean, last.certified))
+    asked, found = summary.asked, half(summary)
+    entry = Entry("certify", asked.name, _images(asked.data), f"l2, smoothed with sigma {asked.sigma:g}", asked.created)
+    return replace(entry, clean=summary.clean.value, told=f"half within {found.value:.3g}")
 
 
 def _detectors(folder: Path) -> Entry:

@@ -21,6 +21,7 @@ from holdfast.records.sequences import (
 )
 from holdfast.report import charts, pictures
 from holdfast.report.corrupted import Strip, read_samples, told
+from holdfast.report.frame import figure
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,7 @@ def flip_chart(runs: Sequence[Perturbed], names: Sequence[str], *, width: int) -
         .scale(domain=[told(name) for name in names])
         .axis(ticks=False, domain=False, labelPadding=8)
     )
-    x = (
-        alt.X("value:Q")
-        .title("flip probability")
-        .scale(domainMin=0)
-        .axis(labelExpr="format(datum.value * 100, '~r') + '\u00a0%'", tickCount=6)
-    )
+    x = alt.X("value:Q").title("flip probability").scale(domainMin=0).axis(labelExpr=charts.PERCENT, tickCount=6)
     base = alt.Chart(charts.table(rows)).encode(y=y, color=colour)
     if len(runs) > 1:
         base = base.encode(yOffset=alt.YOffset("run:N").scale(domain=labels))
@@ -80,8 +76,8 @@ def flip_chart(runs: Sequence[Perturbed], names: Sequence[str], *, width: int) -
     return charts.styled(alt.layer(ranges, dots).properties(width=width - 150, height=step * len(names)))
 
 
-def context(runs: list[Perturbed], figure: Any) -> dict[str, Any]:
-    """What the template of the section needs; ``figure`` makes one of a drawing and a description."""
+def context(runs: list[Perturbed]) -> dict[str, Any]:
+    """What the template of the section needs."""
     names = list(dict.fromkeys(name for run in runs for name in run.info.perturbations))
     spoken = "; ".join(
         f"{run.label}: "

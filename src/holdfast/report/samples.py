@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from holdfast.foundation import units
 from holdfast.records.schema import CLEAN
+from holdfast.report import wording
 from holdfast.report.read import Outcome, Run
 
 DIGITS = 4
@@ -29,7 +30,8 @@ def browser(run: Run) -> Browser:
     """Rows are (id, label, predicted, stage, radius, distance, margin).
 
     Stage and radius are places in their lists; the stage is -1 where nothing broke the sample, 0 where it was wrong when
-    clean. A margin that was not measured is null, and so is what a sample that held does not have.
+    clean. A margin that was not measured is null, and so is what a sample that held does not have. ``levels``: whether
+    distances are told in units of 1/255.
     """
     stages = list(dict.fromkeys([CLEAN, *(outcome.stage for outcome in run.outcomes if outcome.eps is not None)]))
     radii = sorted({outcome.eps for outcome in run.outcomes if outcome.eps is not None})
@@ -37,6 +39,7 @@ def browser(run: Run) -> Browser:
         "classes": run.info.data.class_names,
         "stages": stages,
         "radii": [units.show(eps) for eps in radii],
+        "levels": wording.in_levels(run.info.curve),
         "rows": [_row(outcome, stages, radii) for outcome in run.outcomes],
     }
     # In a script element nothing is escaped but this: a name may hold the end of the element.

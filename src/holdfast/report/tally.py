@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.foundation.stats import PairedDifference, mcnemar, wilson
+from holdfast.foundation.stats import Interval, PairedDifference, mcnemar, wilson
 from holdfast.records.schema import CLEAN, Rate
 from holdfast.report.read import FAILED, Outcome, Run
 
@@ -58,6 +58,12 @@ class Pair:
     second: str
     n: int
     test: PairedDifference
+
+    @property
+    def difference(self) -> Interval:
+        """The second's accuracy minus the first's."""
+        found = self.test.difference
+        return Interval(-found.value, found.n, -found.high, -found.low)
 
 
 def losses(run: Run) -> tuple[Loss, ...]:

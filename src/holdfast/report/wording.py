@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from holdfast.foundation import units
 from holdfast.foundation.text import visible
-from holdfast.records.comparison import Difference
 from holdfast.records.conditions import ConditionsSummary, Mean
-from holdfast.records.schema import Measured, Rate, Summary
+from holdfast.records.schema import Finding, Measured, Rate, Summary
 from holdfast.records.sequences import SequencesSummary
 
 _NBSP = "\N{NO-BREAK SPACE}"
@@ -30,8 +30,8 @@ def percent(value: float) -> str:
     return f"{share(value)}{_NBSP}%"
 
 
-def points(found: Difference) -> str:
-    """A paired difference in points, with its interval: ``+1.3 (−0.4 to +3.0)``."""
+def points(found: Any) -> str:
+    """A difference with ``value``, ``low`` and ``high`` in points, with its interval: ``+1.3 (−0.4 to +3.0)``."""
     # A mean of shares may be a hair below 0, which is no minus.
     value, low, high = (f"{round(100 * each, 1) + 0.0:+.1f}" for each in (found.value, found.low, found.high))
     return f"{value} ({low} to {high})".replace("-", "−")
@@ -62,6 +62,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}{_NBSP}h {minutes % 60}{_NBSP}min"
 
 
+def moment(written: str) -> str:
+    """A time of ISO 8601 as people write it: ``2026-01-31 23:59:00 UTC``."""
+    return written.replace("T", " ").replace("+00:00", " UTC")
+
+
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class, or its number where it has none."""
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
 def measured_on(measured: Measured) -> str:
     """The device, and how the searches ran on it: ``AMD EPYC, float32; searches: 256 at once, in bfloat16``."""
     how = (
@@ -83,7 +93,7 @@ def distance(value: float, *, levels: bool) -> str:
 
 
 def change(threat: str, eps: float) -> str:
-    """What the adversary may do, in words: the end of the sentence 'after a worst-case change of ...'."""
+    """What the adversary may do, in words: the end of the sentence 'at the worst change that was found of ...'."""
     radius = units.show(eps)
     known = {
         "linf": f"at most {radius} per pixel value",
@@ -96,13 +106,28 @@ def change(threat: str, eps: float) -> str:
     return known.get(threat.lower(), f"at most {radius} ({threat})")
 
 
+def scale(threat: str) -> str:
+    """What a radius of that threat is measured in, behind it; empty where that is no pixel values."""
+    return " (black is 0, white is 1)" if threat.lower() in ("linf", "l2", "l1") else ""
+
+
 def headline(summary: Summary) -> str:
     """The verdict in one sentence for someone who has never heard of eps."""
     clean, robust = summary.clean_accuracy, summary.robust_accuracy
     return (
-        f"Of {images(clean.n)} the model gets {percent(clean.value)} right; after a worst-case change of "
-        f"{change(summary.threat, summary.eps)} it still gets {percent(robust.value)} right ({interval(robust)})."
+        f"Of {images(clean.n)} the model gets {percent(clean.value)} right; at the worst change that was found of "
+        f"{change(summary.threat, summary.eps)}{scale(summary.threat)} it still gets {percent(robust.value)} right "
+        f"(95{_NBSP}% interval {interval(robust)})."
     )
+
+
+def trust(findings: Sequence[Finding]) -> tuple[str, str]:
+    """Whether the numbers may be relied on: the gravest level among the findings (calm: none objects), and a sentence."""
+    for level, begins in (("error", "Do not rely on these numbers"), ("warning", "Read before you rely on it")):
+        names = ", ".join(found.check for found in findings if found.level == level)
+        if names:
+            return level, f"{begins}: {names}."
+    return "calm", "No check found a reason to doubt it."
 
 
 def weather_headline(summary: ConditionsSummary) -> str:
@@ -152,7 +177,7 @@ def means(summary: ConditionsSummary) -> list[tuple[str, Mean, str]]:
 
 def chance(p: float) -> str:
     """A p-value."""
-    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
+    return f"p{_NBSP}<{_NBSP}0.0001" if p < 0.0001 else f"p{_NBSP}={_NBSP}{p:.2g}"
 
 
 def markdown(text: str) -> str:

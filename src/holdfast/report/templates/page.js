@@ -27,10 +27,15 @@ const items = [...document.querySelectorAll(".gallery figure")];
 let shown = 0;
 function enlarge(place) {
   shown = (place + items.length) % items.length;
-  zoom.querySelector("figure")?.remove();
   const copy = items[shown].cloneNode(true);
   copy.querySelector("button").replaceWith(copy.querySelector(".triple"));
-  zoom.prepend(copy);
+  for (const image of copy.querySelectorAll("img")) {
+    const [framed, words] = [document.createElement("div"), document.createElement("span")];
+    words.textContent = image.alt.replace(/^Sample \d+, /, "");
+    image.replaceWith(framed);
+    framed.append(image, words);
+  }
+  zoom.firstElementChild.replaceChildren(copy);
   if (!zoom.open) zoom.showModal();
 }
 items.forEach((item, place) => {
@@ -55,18 +60,20 @@ zoom?.addEventListener("click", (event) => {
 // Samples: every one of every run, filtered, sorted, a page at a time.
 const PAGE = 25;
 for (const browser of document.querySelectorAll(".samples")) {
-  const { classes, stages, radii, rows } = JSON.parse(browser.querySelector("script").textContent);
+  const { classes, stages, radii, levels, rows } = JSON.parse(browser.querySelector("script").textContent);
   const [body, form, count] = ["tbody", "form", "output"].map((name) => browser.querySelector(name));
   const pictures = new Map(items.filter((item) => item.dataset.run === browser.dataset.run).map((item) => [item.dataset.id, item]));
   let order = 0, ascending = true, first = 0;
 
   const name = (label) => classes[label] ?? String(label);
   const outcome = ([, , , stage]) => (stage < 0 ? "held" : stage === 0 ? "wrong" : "broken");
-  function wanted(row) {
+  function wanted() {
     const { outcome: fate, stage, label, id } = Object.fromEntries(new FormData(form));
-    return (!fate || outcome(row) === fate) && (!stage || row[3] === Number(stage)) && (!label || row[1] === Number(label)) &&
+    return (row) => (!fate || outcome(row) === fate) && (!stage || row[3] === Number(stage)) && (!label || row[1] === Number(label)) &&
       (!id || String(row[0]).startsWith(id.trim()));
   }
+  const logits = (margin) => margin.toFixed(3).replace("-", "\u2212");
+  const away = (distance) => levels ? `${Number((255 * distance).toPrecision(3))}/255` : Number(distance.toPrecision(3));
   function compare(a, b) {
     const [one, two] = [a[order], b[order]];
     if (one === null || two === null) return (one === null) - (two === null); // what was not measured comes last
@@ -84,7 +91,8 @@ for (const browser of document.querySelectorAll(".samples")) {
     const fate = { held: "held", wrong: "wrong when clean", broken: "broken" }[outcome(row)];
     found.append(
       cell(id, "num"), cell(name(label)), cell(stage < 0 ? "" : name(predicted)), cell(fate), cell(stage > 0 ? stages[stage] : ""),
-      cell(stage > 0 ? radii[eps] : "", "num"), cell(stage > 0 ? distance : "", "num"), cell(margin ?? "", "num"), cell(""),
+      cell(stage > 0 ? radii[eps] : "", "num"), cell(stage > 0 ? away(distance) : "", "num"),
+      cell(margin === null ? "" : logits(margin), "num"), cell(""),
     );
     const picture = pictures.get(String(id));
     if (picture) {
@@ -98,7 +106,7 @@ for (const browser of document.querySelectorAll(".samples")) {
     return found;
   }
   function show() {
-    const found = rows.filter(wanted).sort(compare);
+    const found = rows.filter(wanted()).sort(compare);
     first = Math.max(0, Math.min(first, Math.floor((found.length - 1) / PAGE) * PAGE));
     body.replaceChildren(...found.slice(first, first + PAGE).map(line));
     const last = Math.min(first + PAGE, found.length);
