@@ -55,7 +55,9 @@ SHORTER = {
 NOT_RUN = {
     "README.md": {
         "make ": "makes an environment, or runs a suite",
+        "python3 -m venv": "makes an environment",
         "pip ": "needs the network",
+        "holdfast audit --model your_module": "needs the reader's project; one is made in tests/e2e/test_own_model.py",
         "holdfast compare": "needs two finished runs; the same in docs/howto/compare.md",
         "holdfast gate": "likewise; docs/howto/gate.md",
         "holdfast card": "likewise; docs/howto/publish.md",
@@ -86,7 +88,7 @@ NOT_RUN = {
         "python3 -m venv": "makes an environment",
         ". .venv": "likewise",
         "pip ": "needs the network",
-        "holdfast audit --model timm:": "needs the network",
+        "holdfast audit --model your_module": "needs the reader's project; one is made in tests/e2e/test_own_model.py",
     },
     "docs/training.md": {
         "holdfast train --recipe mnist": "needs MNIST",
