@@ -317,7 +317,7 @@ CASES: dict[str, Callable] = {
     ),
     "model: size of the images": lambda room: (
         (*good(room, data=room.npz(PIXELS[:, :, :28, :28])), "--option", "size=32"),
-        ("(1, 32, 32)", "(1, 28, 28)", "resize"),
+        ("(1, 32, 32)", "(1, 28, 28)", "--size 32x32"),
     ),
     "model: too few classes": lambda room: (
         (*good(room, model="bad_models:net", weights=None), "--option", "classes=5"),

@@ -20,11 +20,10 @@ from holdfast.detectors.energy import Energy
 from holdfast.explain.questions.gradients import Gradients
 from holdfast.explain.questions.restarts import Restarts
 from holdfast.records.schema import Finding
-from holdfast.report import render
 from holdfast.report.compared import write_comparison
 from holdfast.report.explained import write_explanation
 from holdfast.report.index import write_index
-from holdfast.report.page import EXPLAIN
+from holdfast.report.page import EXPLAIN, render
 from holdfast.report.read import read
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))

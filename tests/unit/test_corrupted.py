@@ -24,7 +24,7 @@ from holdfast.foundation.errors import BadData, BadFile, BadModel, BadValue, Pla
 from holdfast.records.conditions import Outcomes
 from holdfast.records.lines import whole
 from holdfast.records.part import OUTCOMES
-from holdfast.report import render
+from holdfast.report.page import render
 
 FEW = ("gaussian_noise", "fog", "pixelate")
 N = 70
@@ -295,7 +295,7 @@ def test_the_page_of_corruptions_alone_and_of_two_models(data, tmp_path: Path) -
     )
     assert "mCE, normalised" not in alone
     both = render([tmp_path / "a", tmp_path / "b"], tmp_path / "b.html").read_text()
-    assert "differs by" in both and "not run" in both and "in no mean" in both
+    assert "differs from that of" in both and "not run" in both and "in no mean" in both
     file = tmp_path / "a" / "corruptions" / "summary.json"
     summary = json.loads(file.read_text())
     summary["cells"][0]["error"]["value"] += 0.5

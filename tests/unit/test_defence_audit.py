@@ -32,7 +32,7 @@ from holdfast.imaging.pool import Pool
 from holdfast.models.load import load as load_model
 from holdfast.records.defended import FOLDER, OBLIVIOUS, POINTS, DefendedSummary, attacked, read_defended
 from holdfast.records.part import OUTCOMES, SUMMARY
-from holdfast.report import render
+from holdfast.report.page import render
 from holdfast.threats.linf import Linf
 
 N = 12

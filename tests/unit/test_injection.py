@@ -22,9 +22,9 @@ from holdfast.comparison import compare
 from holdfast.foundation.text import visible
 from holdfast.records.files import safe_names
 from holdfast.records.schema import Finding
-from holdfast.report import render
 from holdfast.report.compared import write_comparison
 from holdfast.report.index import write_index
+from holdfast.report.page import render
 
 FILE = "\"><img src=x onerror=alert(1)>[red]'$(id)"
 NASTY = (

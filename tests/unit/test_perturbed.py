@@ -16,7 +16,7 @@ from holdfast.foundation.errors import BadFile, BadValue, PlanMismatch, UnknownN
 from holdfast.records.lines import whole
 from holdfast.records.part import OUTCOMES
 from holdfast.records.sequences import Sequences
-from holdfast.report import render
+from holdfast.report.page import render
 
 FEW = ("gaussian_noise", "brightness", "translate")
 N = 70

@@ -20,7 +20,7 @@ from holdfast.gate.judge import Gate, judge
 from holdfast.records.certified import read_attacked, read_certified, read_certify_summary
 from holdfast.records.detected import read_detected, scored
 from holdfast.records.schema import SCHEMA_VERSION
-from holdfast.report import render
+from holdfast.report.page import render
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = range(1, SCHEMA_VERSION + 1)

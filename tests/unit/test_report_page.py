@@ -16,7 +16,8 @@ from report_fixture import write_run
 from holdfast.foundation import units
 from holdfast.foundation.errors import BadValue, StorageError
 from holdfast.records.schema import Finding
-from holdfast.report import render, wording
+from holdfast.report import wording
+from holdfast.report.page import render
 from holdfast.report.read import read
 from holdfast.report.tally import bins, classes, losses, pair
 

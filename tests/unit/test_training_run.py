@@ -22,7 +22,7 @@ from holdfast.objectives.adversarial import Adversarial
 from holdfast.objectives.standard import Standard
 from holdfast.threats.linf import Linf
 from holdfast.training import recipes, run, watchdog
-from holdfast.training.folder import LOG, ROBUST, EpochRecord
+from holdfast.training.folder import CLEAN, LOG, ROBUST, RUN, EpochRecord
 from holdfast.training.loop import Trainer
 from holdfast.training.recipe import Recipe
 from holdfast.training.run import Training
@@ -52,7 +52,7 @@ def train(*given: Any, **options: Any) -> list[EpochRecord]:
 
 def kept(folder: Path) -> dict[str, bytes]:
     found = {}
-    for name in (LAST, ROBUST, run.CLEAN):
+    for name in (LAST, ROBUST, CLEAN):
         found |= {f"{name}/{key}": value.numpy().tobytes() for key, value in load_file(folder / name).items()}
     return found
 
@@ -144,7 +144,7 @@ def test_what_is_kept_says_what_it_is_and_was_chosen_on_held_out_images(tmp_path
         metadata = file.metadata()
     assert metadata["epoch"] == str(best.epoch) and metadata["net"] == "small_cnn"
     assert json.loads(metadata["operations"]) == ["adversarial", "translate", "flip"]
-    info = json.loads((tmp_path / "run" / run.RUN).read_text())
+    info = json.loads((tmp_path / "run" / RUN).read_text())
     assert (info["n"], info["held_out"]) == (108, 12)
     assert all(0 <= each.robust <= each.clean <= 1 and each.robust <= each.single + 1e-9 for each in history)
 

@@ -47,6 +47,6 @@ def report(*runs: Path, out: Path | None = None, json: Annotated[bool, Parameter
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
     """Renders the page; the drawing library is imported only now."""
-    from holdfast.report import render
+    from holdfast.report.page import render
 
     return render(runs, out)

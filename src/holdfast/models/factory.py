@@ -76,7 +76,7 @@ def called(factory: Callable[..., object], name: str, options: dict[str, Any]) -
     except Exception as error:  # the user's code, or one of our nets with an option of the wrong type
         raise BadModel(
             f"{name} raises when it is called with {options or 'no options'}: {type(error).__name__}: {error}",
-            hint="call it by hand in this folder, with the same options (--option key=value)",
+            hint="check its options (--option key=value), or call it by hand in this folder with the same ones",
         ) from error
     if not isinstance(module, nn.Module):
         raise BadModel(
