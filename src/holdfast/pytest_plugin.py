@@ -6,7 +6,6 @@ imported here that takes time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import inspect
 import warnings
@@ -141,6 +140,8 @@ def _code(module: nn.Module) -> Iterator[str]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """While one of several processes of a test session makes this audit, the others wait, and read it then."""
+    import fcntl  # not on Windows, where sessions that do not ask for the fixture go on
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

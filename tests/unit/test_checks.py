@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import holdfast
@@ -94,6 +95,24 @@ def told(model: nn.Module, images, eps: float = 0.1, plan: str = "fast") -> set[
 @pytest.mark.parametrize("eps", [0.02, 0.1])
 def test_no_honest_net_is_flagged(name, eps, nets, images):
     assert told(nets[name], images, eps) <= {"unsettled"}, "small n: a stage that ends with a few samples breaks some"
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_a_search_that_turns_to_and_fro_at_its_summit_is_no_sign(activation):
+    """Of small nets a few steps find the worst corner; what gradients predict from there on is next to nothing."""
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = torch.from_numpy(pixels / 16).float().view(-1, 1, 8, 8), torch.from_numpy(labels)
+    for seed in range(3):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), activation(), nn.Linear(32, 10))
+        optimiser = torch.optim.Adam(net.parameters(), lr=0.04)
+        for _ in range(100):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(net(x[:1200]), y[:1200]).backward()
+            optimiser.step()
+        for eps in (2 / 255, 4 / 255, 8 / 255, 0.1, 0.3):
+            assert [f.check for f in checks.probe(net, x[1200:], y[1200:], Linf(eps)).findings] == [], (seed, eps)
 
 
 SPECIMENS = {
