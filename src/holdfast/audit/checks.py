@@ -40,7 +40,7 @@ SLIGHT, FEW = 0.05, 0.25
 """A search has arrived where a step promises so few of its points more than this share of their rise so far: what is left is
 to and fro at the summit, of which next to nothing comes true."""
 CURVED, DISHONEST = 0.25, 0.05
-"""Shares of the predicted change of the loss that comes true; honest nets have 0.43 to 1.06 (six, at three or four radii)."""
+"""Shares of the predicted change of the loss that comes true; honest nets have 0.43 to 1.06 (six, at 3 or 4 radii)."""
 
 
 class Probed(NamedTuple):
