@@ -20,7 +20,8 @@ from holdfast.foundation.errors import BadFile, BadValue, Incomplete, UnknownNam
 from holdfast.gate.figures import FIGURES
 from holdfast.gate.judge import Gate, gate, judge
 from holdfast.gate.requirement import requirement
-from holdfast.gate.tell import write_junit
+from holdfast.gate.tell import figure, write_junit
+from holdfast.gate.verdict import Judged
 from holdfast.records.schema import Finding
 from holdfast.report.wording import markdown
 
@@ -259,3 +260,13 @@ def test_every_figure_is_documented() -> None:
     page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
     assert [name for name in FIGURES if f"`{name}`" not in page] == []
     assert [key for key in Gate.model_fields if f"`{key}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    "asked, told",
+    [("gain >= 0.02", "gain: 0.035 (-0.010 to 0.080), n = 9"), ("gain >= 2 %", "gain: 3.5 % (-1.0 to 8.0), n = 9")],
+)
+def test_a_figure_is_told_in_the_unit_that_was_asked_for(asked: str, told: str) -> None:
+    assert (
+        figure(Judged(asked=asked, what="gain", value=0.035, low=-0.01, high=0.08, n=9, met=True, clear=False)) == told
+    )

@@ -16,10 +16,15 @@ _NO_XML = re.compile("[\ufffe\uffff]")  # beside what cannot be seen
 
 
 def figure(judged: Judged) -> str:
-    """A figure in words: ``0.452 (0.409 to 0.496), n = 500``."""
-    around = "" if judged.low is None else f" ({judged.low:.3f} to {judged.high:.3f})"
+    """A figure in words, in the unit of what was asked: ``0.452 (0.409 to 0.496), n = 500``, or ``45.2 % (40.9 to 49.6)``."""
+
+    def told(value: float) -> str:
+        return f"{100 * value:.1f}" if judged.asked.endswith("%") else f"{value:.3f}"
+
+    unit = " %" if judged.asked.endswith("%") else ""
+    around = "" if judged.low is None or judged.high is None else f" ({told(judged.low)} to {told(judged.high)})"
     what = f"{judged.what}: " if judged.what else ""
-    return f"{what}{judged.value:.3f}{around}, n = {judged.n}"
+    return f"{what}{told(judged.value)}{unit}{around}, n = {judged.n}"
 
 
 def outcome(judged: Judged) -> str:
