@@ -16,7 +16,7 @@ _NO_XML = re.compile("[\ufffe\uffff]")  # beside what cannot be seen
 
 
 def figure(judged: Judged) -> str:
-    """A figure in words, in the unit of what was asked: ``0.452 (0.409 to 0.496), n = 500``, or ``45.2 % (40.9 to 49.6)``."""
+    """A figure in words, in the unit that was asked for: ``0.452 (0.409 to 0.496), n = 500`` or ``45.2 % (...)``."""
 
     def told(value: float) -> str:
         return f"{100 * value:.1f}" if judged.asked.endswith("%") else f"{value:.3f}"
