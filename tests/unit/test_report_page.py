@@ -208,10 +208,13 @@ def test_findings_stand_gravest_first_and_notes_apart(tmp_path):
     levels = ("note", "warning", "error")
     found = tuple(Finding(check=f"check {level}", level=level, saw="s", means="m", remedy="r") for level in levels)
     write_run(tmp_path / "a", findings=found)
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    summary["notes"] = [{**found[0].model_dump(), "check": "check of the run itself"}]
+    (tmp_path / "a" / "summary.json").write_text(json.dumps(summary))
     text = page(tmp_path, "a")[1].text
     assert "Do not rely on these numbers: check error." in text
     doubts = text[text.index("Reasons to doubt ") :]
-    places = [doubts.index(words) for words in ("check error", "check warning", "1 note worth", "check note")]
+    places = [doubts.index(words) for words in ("check error", "check warning", "2 notes worth", "check note", "check of")]
     assert places == sorted(places)
     assert doubts.count("check error") == 1  # it is in run.json and in summary.json
     assert "No check objected" not in text

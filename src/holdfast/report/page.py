@@ -86,6 +86,7 @@ class _Subject:
     def findings(self) -> list[Finding]:
         """What the checks saw, the gravest first, each once."""
         found = [each for part in self.parts for each in (*part.summary.warnings, *part.info.findings)]
+        found += self.run.summary.notes if self.run else ()
         return sorted(dict.fromkeys(found), key=lambda each: _SEVERITY[each.level])
 
 
