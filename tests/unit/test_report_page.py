@@ -214,7 +214,9 @@ def test_findings_stand_gravest_first_and_notes_apart(tmp_path):
     text = page(tmp_path, "a")[1].text
     assert "Do not rely on these numbers: check error." in text
     doubts = text[text.index("Reasons to doubt ") :]
-    places = [doubts.index(words) for words in ("check error", "check warning", "2 notes worth", "check note", "check of")]
+    places = [
+        doubts.index(words) for words in ("check error", "check warning", "2 notes worth", "check note", "check of")
+    ]
     assert places == sorted(places)
     assert doubts.count("check error") == 1  # it is in run.json and in summary.json
     assert "No check objected" not in text
