@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import holdfast
+from holdfast.audit.corrupted import notes
 from holdfast.audit.corrupted.conclude import Baseline
 from holdfast.audit.corrupted.question import asked
 from holdfast.audit.corrupted.write import write_set
@@ -161,6 +162,15 @@ def test_a_baseline_makes_ce(data, tmp_path: Path) -> None:
         holdfast.audit_corruptions(Levels(), data, corruptions="snow", baseline=tmp_path / "base")
     with pytest.raises(BadFile, match="does not exist"):
         holdfast.audit_corruptions(Levels(), data, corruptions=FEW, baseline=tmp_path / "nothing")
+
+
+def test_a_baseline_that_hardly_errs_is_doubted(data, tmp_path: Path) -> None:
+    asked_for = {"corruptions": "gaussian_noise", "severities": (5,)}
+    base = holdfast.audit_corruptions(Levels(), data, limit=9, out=tmp_path / "base", **asked_for)
+    found = holdfast.audit_corruptions(Levels(), data, baseline=tmp_path / "base", **asked_for)
+    (doubt,) = (each for each in found.summary.warnings if each.check == "thin baseline")
+    assert f"gaussian_noise ({round(9 * base.errors['gaussian_noise'][0])})" in doubt.saw
+    assert notes.thin("other", {"fog": 20}) == ()
 
 
 def test_alexnet_is_the_baseline_of_imagenet_alone(data) -> None:

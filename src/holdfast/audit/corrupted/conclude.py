@@ -21,7 +21,7 @@ from holdfast.audit.corrupted.error import (
     relative_corruption_error,
     shares,
 )
-from holdfast.audit.corrupted.notes import notes
+from holdfast.audit.corrupted.notes import notes, thin
 from holdfast.audit.corrupted.question import Asked
 from holdfast.audit.feed import uint8_images
 from holdfast.corruptions.corruption import SEVERITIES
@@ -55,12 +55,14 @@ class Baseline:
 
     Args:
         name: of the model; ``errors``: of each corruption at the ``severities``; ``clean``: its error on clean images.
+        n: on how many images each of them was measured.
     """
 
     name: str
     errors: Errors
     clean: float
     severities: tuple[int, ...] = SEVERITIES
+    n: int = 50_000
 
     @staticmethod
     def named(given: str) -> Baseline:
@@ -73,7 +75,7 @@ class Baseline:
             return Baseline("AlexNet", ALEXNET, ALEXNET_CLEAN)
         summary = read_conditions_summary(Path(given))
         levels = tuple(sorted({cell.severity for cell in summary.cells}))
-        return Baseline(summary.name, errors_of(summary.cells), summary.clean.error.value, levels)
+        return Baseline(summary.name, errors_of(summary.cells), summary.clean.error.value, levels, summary.n)
 
 
 def errors_of(cells: Sequence[Cell]) -> dict[str, tuple[float, ...]]:
@@ -134,7 +136,7 @@ def conclude_conditions(
         else float(np.mean([c.calibration_error for c in cells.values()])),
         forwards=info.data.n * len(cells),
         seconds=seconds,
-        warnings=notes(info),
+        warnings=notes(info) + (thin(baseline.name, _mistakes(baseline, counted)) if baseline else ()),
     )
     write_atomic(folder / FOLDER / SAMPLES, [_samples(info, question, source)])
     write_atomic(folder / FOLDER / SUMMARY, [summary.model_dump_json(indent=2).encode()])
@@ -175,6 +177,11 @@ def _cell(key: tuple[str, int], seen: Seen) -> Cell:
         error=rate,
         calibration_error=calibration_error(seen.confidence[key].astype(np.float64), right),
     )
+
+
+def _mistakes(baseline: Baseline, corruptions: Sequence[str]) -> dict[str, int]:
+    """Corruption -> how many answers of the baseline were wrong, over all severities."""
+    return {name: round(baseline.n * sum(baseline.errors[name])) for name in corruptions}
 
 
 def _row(name: str, errors: Sequence[float], ce: float | None, relative: float | None, seen: Seen) -> Row:

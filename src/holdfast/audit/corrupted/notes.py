@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast.records.conditions import ConditionsInfo
 from holdfast.records.schema import Finding
+
+LEAST_MISTAKES = 20
+"""The count of as many rare events varies by its root, 22 %."""
 
 
 def notes(info: ConditionsInfo) -> tuple[Finding, ...]:
@@ -73,6 +77,21 @@ def notes(info: ConditionsInfo) -> tuple[Finding, ...]:
             )
         )
     return tuple(found)
+
+
+def thin(baseline: str, mistakes: Mapping[str, int]) -> tuple[Finding, ...]:
+    """What stands against ratios to a baseline that was wrong so rarely: ``mistakes`` by corruption."""
+    few = {name: count for name, count in mistakes.items() if count < LEAST_MISTAKES}
+    if not few:
+        return ()
+    counts = ", ".join(f"{name} ({count})" for name, count in few.items())
+    saw = f"the baseline {baseline} gave fewer than {LEAST_MISTAKES} wrong answers under {counts}"
+    means = (
+        "errors are divided by its own, so that chance moves those ratios by more than a fifth; no interval tells that"
+    )
+    return (
+        finding("thin baseline", "warning", saw, means, "measure the baseline on more images, or quote mean errors"),
+    )
 
 
 def finding(check: str, level: Any, saw: str, means: str, remedy: str) -> Finding:
