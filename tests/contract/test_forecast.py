@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
@@ -30,15 +31,15 @@ class Clock:
 class Counted(nn.Module):
     """A net whose evaluations, forwards and gradients alike, move the clock."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, front: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.front = net, front
 
     def forward(self, x: Tensor) -> Tensor:
         Clock.now += len(x)
         if x.requires_grad:
             x.register_hook(lambda gradient: setattr(Clock, "now", Clock.now + len(gradient)))
-        return self.net(x)
+        return self.net(self.front(x) if self.front else x)
 
 
 def shorter(stage: Stage, ratio: float) -> Stage:
@@ -54,13 +55,21 @@ def plan(name: str, ratio: float = 0.75, audited: int = 0) -> Plan:
     return dataclasses.replace(whole, stages=tuple(shorter(stage, ratio) for stage in whole.stages))
 
 
-def watched(monkeypatch, chosen: Plan, *, count: int = 24, spread: float = 1.0, **more):
+def watched(
+    monkeypatch,
+    chosen: Plan,
+    *,
+    count: int = 24,
+    spread: float = 1.0,
+    front: Callable[[Tensor], Tensor] | None = None,
+    **more,
+):
     """What a run said on its way, from a tenth of its work on, how much that was, and what came out."""
     net, x, y = case("conv", count=count, dtype=torch.float32)
     seen: list[Progress] = []
     monkeypatch.setattr("holdfast.audit.session.time", SimpleNamespace(monotonic=lambda: float(Clock.now)))
     threat = THREAT.resized(spread * THREAT.eps)
-    audit = holdfast.audit(Counted(net), (x, y), threat=threat, plan=chosen, watch=seen.append, **more)
+    audit = holdfast.audit(Counted(net, front), (x, y), threat=threat, plan=chosen, watch=seen.append, **more)
     whole = seen[-1].seconds
     late = [step for step in seen if step.seconds >= 0.1 * whole]
     assert len(late) > 8 and late[-1].eta == (0, 0)
@@ -90,7 +99,8 @@ def test_with_an_alarm(monkeypatch) -> None:
 
 def test_an_alarm_that_was_raised_before(monkeypatch) -> None:
     """Where the gradients are known to lie, there is nothing to wait for."""
-    late, whole, entered = watched(monkeypatch, plan("fast"), count=60, slots=64, spread=0.6)
+    rippled = {"front": lambda x: x + 2e-3 * torch.sin(3e4 * x), "spread": 0.6}
+    late, whole, entered = watched(monkeypatch, plan("fast"), count=40, slots=64, **rippled)
     assert entered["square-near", THREAT.eps * 0.6] > 20
     assert all(step.eta.least == step.eta.most and near(step.seconds + step.eta.most, whole) for step in late)
 
