@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from holdfast.ascent.engine import NOT_FINITE
-from holdfast.audit.divided import Tally, Watcher, agree, pieces
+from holdfast.ascent.frozen import frozen, rng_kept
+from holdfast.audit.divided import Tally, Watcher, agree, opened, pieces
 from holdfast.audit.feed import uint8_images
 from holdfast.audit.ranks import Ranks, taken
 from holdfast.data.ahead import Ahead
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel
+from holdfast.models.model import Model
 from holdfast.records.lines import Line
 from holdfast.records.part import Part
 
@@ -99,6 +102,23 @@ class Sweep(Generic[Line]):
 
     def _has(self, condition: Condition, first: int) -> bool:
         return (*condition, first) in self._store.done
+
+
+@contextmanager
+def sweeping(
+    name: str,
+    model: Model,
+    source: Source,
+    opens: Callable[[int], Part[Line]],
+    conditions: Sequence[Condition],
+    *,
+    chunk: int,
+    ranks: Ranks,
+    watch: Watcher | None,
+) -> Iterator[Sweep[Line]]:
+    """The sweep of a frozen model over the part that ``opens`` opens for a process of this rank; see `Sweep`."""
+    with opened(opens, ranks) as store, frozen(model.module), rng_kept(model.device):
+        yield Sweep(name, source, store, conditions, chunk=chunk, device=model.device, ranks=ranks, watch=watch)
 
 
 def check_finite(logits: Tensor, ids: np.ndarray, where: str) -> None:

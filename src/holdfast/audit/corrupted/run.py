@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.ascent import engine
-from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier
 from holdfast.audit.corrupted.overlap import overlap
 from holdfast.audit.corrupted.question import Asked
 from holdfast.audit.description import data_info, versions
-from holdfast.audit.divided import Watcher, opened
+from holdfast.audit.divided import Watcher
 from holdfast.audit.preflight import logarithmic, look
 from holdfast.audit.ranks import Ranks
-from holdfast.audit.sweep import Chunk, Sweep, check_finite
+from holdfast.audit.sweep import Chunk, Sweep, check_finite, sweeping
 from holdfast.data.source import Source
 from holdfast.foundation.errors import BadModel
 from holdfast.models.doctor import raise_errors
@@ -102,19 +101,17 @@ def run_conditions(
         BadModel: the model fails on an image; what is finished stays finished.
         Incomplete: another process ended; likewise.
     """
-    shared = opened(lambda rank: conditions_store(folder, info, rank), ranks)
     conditions = [(CLEAN, 0), *((name, level) for name in info.corruptions for level in info.severities)]
-    with shared as store, frozen(model.module), rng_kept(model.device):
-        sweep = Sweep(
-            "corruptions",
-            source,
-            store,
-            conditions,
-            chunk=info.chunk,
-            device=model.device,
-            ranks=ranks,
-            watch=watch,
-        )
+    with sweeping(
+        "corruptions",
+        model,
+        source,
+        lambda rank: conditions_store(folder, info, rank),
+        conditions,
+        chunk=info.chunk,
+        ranks=ranks,
+        watch=watch,
+    ) as sweep:
         return sweep.run(_adapting(sweep, model, question, adapt) if adapt else _lines(sweep, model, info, question))
 
 

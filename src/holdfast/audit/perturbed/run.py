@@ -9,16 +9,15 @@ from typing import Any, Literal
 import torch
 
 from holdfast.ascent import engine
-from holdfast.ascent.frozen import frozen, rng_kept
 from holdfast.ascent.meter import Classifier
 from holdfast.audit.description import data_info, versions
-from holdfast.audit.divided import Watcher, opened
+from holdfast.audit.divided import Watcher
 from holdfast.audit.perturbed.conclude import conclude_sequences
 from holdfast.audit.perturbed.flips import flips, top5_distances
 from holdfast.audit.perturbed.question import Asked, Divisor
 from holdfast.audit.preflight import logarithmic, look
 from holdfast.audit.ranks import Alone, Ranks, by_first
-from holdfast.audit.sweep import Chunk, Sweep, check_finite
+from holdfast.audit.sweep import Chunk, check_finite, sweeping
 from holdfast.data.source import Source
 from holdfast.models.doctor import raise_errors
 from holdfast.models.model import Model
@@ -112,19 +111,17 @@ def _run(
     watch: Watcher | None,
     ranks: Ranks,
 ) -> float:
-    shared = opened(lambda rank: sequences_store(folder, info, rank), ranks)
     conditions = [(name,) for name in info.perturbations]
-    with shared as store, frozen(model.module), rng_kept(model.device):
-        sweep = Sweep(
-            "perturbations",
-            source,
-            store,
-            conditions,
-            chunk=info.chunk,
-            device=model.device,
-            ranks=ranks,
-            watch=watch,
-        )
+    with sweeping(
+        "perturbations",
+        model,
+        source,
+        lambda rank: sequences_store(folder, info, rank),
+        conditions,
+        chunk=info.chunk,
+        ranks=ranks,
+        watch=watch,
+    ) as sweep:
         classifier = logarithmic(model.module, info.findings)
         return sweep.run(
             (name, [_line(classifier, model, question, name, chunk)], len(chunk.ids))
